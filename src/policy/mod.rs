@@ -1,0 +1,2 @@
+//! Pure decisions. Nothing here reads a clock, touches a descriptor or calls the floors above:
+//! time comes in as an argument, the next deadline and a list of actions go out.

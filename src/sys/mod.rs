@@ -1,0 +1,5 @@
+//! The ground floor: the only place for system calls and for `unsafe`. It knows nothing of the
+//! rest of the house.
+#![allow(unsafe_code)]
+
+pub mod account;
