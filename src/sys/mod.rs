@@ -3,3 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod account;
+pub mod clock;
+pub mod fork;
+pub mod signals;
+pub mod socket;

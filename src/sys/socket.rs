@@ -1,0 +1,91 @@
+//! Packet pairs between our own processes: SOCK_SEQPACKET keeps messages whole where a pipe tears
+//! writes above 4,096 bytes, and MSG_DONTWAIT asks for each call what O_NONBLOCK asks for the open
+//! file description, which the other end could clear.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
+
+/// What a receive gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// A packet of this many bytes lies at the start of the buffer; one that was longer than the
+    /// buffer is cut and counts as `Oversized`.
+    Packet(usize),
+    /// A packet was larger than the buffer and is lost.
+    Oversized,
+    /// Nothing now.
+    Empty,
+    /// The other end is closed and everything was read.
+    Closed,
+}
+
+/// A connected pair, both ends close-on-exec.
+///
+/// # Errors
+/// When no descriptors are left (EMFILE, ENFILE).
+pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends one packet without waiting. `Ok(false)`: no room now.
+///
+/// # Errors
+/// When the other end is gone (EPIPE, ECONNRESET) or the packet is too large (EMSGSIZE).
+pub fn send_packet(socket: impl AsFd, packet: &[u8]) -> io::Result<bool> {
+    send_with(socket, packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+}
+
+/// Sends one packet and waits for room.
+///
+/// # Errors
+/// As [`send_packet`].
+pub fn send_packet_waiting(socket: impl AsFd, packet: &[u8]) -> io::Result<()> {
+    while !send_with(&socket, packet, SendFlags::NOSIGNAL)? {}
+    Ok(())
+}
+
+fn send_with(socket: impl AsFd, packet: &[u8], flags: SendFlags) -> io::Result<bool> {
+    loop {
+        match send(&socket, packet, flags) {
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(false),
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+}
+
+/// Receives one packet without waiting. An empty packet looks like a closed end; nobody here sends
+/// one.
+///
+/// # Errors
+/// When the socket is broken.
+pub fn receive_packet(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket, buffer, RecvFlags::DONTWAIT)
+}
+
+/// Receives one packet and waits for it.
+///
+/// # Errors
+/// When the socket is broken.
+pub fn receive_packet_waiting(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket, buffer, RecvFlags::empty())
+}
+
+fn receive_with(socket: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<Received> {
+    loop {
+        match recv(&socket, &mut *buffer, flags | RecvFlags::TRUNC) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(Received::Closed),
+            Ok((_, length)) if length > buffer.len() => return Ok(Received::Oversized),
+            Ok((_, length)) => return Ok(Received::Packet(length)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(Received::Empty),
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+}
