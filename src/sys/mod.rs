@@ -5,5 +5,7 @@
 pub mod account;
 pub mod clock;
 pub mod fork;
+pub mod poll;
+pub mod privileges;
 pub mod signals;
 pub mod socket;
