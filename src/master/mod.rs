@@ -1,1 +1,4 @@
-//! To come.
+//! The root process.
+
+pub mod authorise;
+pub mod control;

@@ -7,5 +7,6 @@ pub mod clock;
 pub mod fork;
 pub mod poll;
 pub mod privileges;
+pub mod peer;
 pub mod signals;
 pub mod socket;

@@ -4,6 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The control socket's name in `run_root`.
+pub const SOCKET: &str = "control.sock";
+
 /// The largest request, in bytes.
 pub const MAX_REQUEST: usize = 64 * 1024;
 
@@ -19,6 +22,10 @@ pub enum Request {
     },
     /// Upgrade in place, as HUP does.
     Reload {
+        /// Only these chains (names or globs) are replaced, the others go on as they are; empty:
+        /// all.
+        #[serde(default)]
+        chains: Vec<String>,
         /// Accept faults of the surroundings.
         #[serde(default)]
         force: bool,
@@ -122,10 +129,9 @@ pub enum Wait {
     /// At once.
     #[default]
     No,
-    /// When the upgrade is accepted or refused.
+    /// When the upgrade is refused. An accepted one closes the connection by its exec(3): the
+    /// client connects again and finds a higher generation.
     Decided,
-    /// When every chain is of the new generation.
-    Drained,
 }
 
 /// One line of an answer.

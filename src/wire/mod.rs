@@ -6,4 +6,5 @@ pub mod log;
 pub mod mail;
 pub mod outcome;
 pub mod report;
+pub mod select;
 pub mod time;
