@@ -45,10 +45,14 @@ pub fn authorise(
         own.map(|(name, _)| *name).collect::<Vec<&str>>()
     };
     if !all && visible().is_empty() {
-        return Err(no_right("only root, the master's own account, members of control_group and the users of chains may talk to this master"));
+        return Err(no_right(
+            "only root, the master's own account, members of control_group and the users of chains may talk to this master",
+        ));
     }
     if !all && !for_chain_users(request) {
-        return Err(no_right("a chain's user may see, restart, pause, resume and run its own chains; this needs root or control_group"));
+        return Err(no_right(
+            "a chain's user may see, restart, pause, resume and run its own chains; this needs root or control_group",
+        ));
     }
     let named: Vec<String> = match request {
         Request::Status { chains } if chains.is_empty() => vec!["*".to_owned()],
@@ -217,11 +221,13 @@ mod tests {
     fn an_unknown_chain_is_told_apart_from_a_missing_right_and_hides_others() {
         let chains = [("mail", Some(1000)), ("shop", Some(1001))];
         let access = Access { own_uid: 0, control_gid: None, chains: &chains };
-        let error = |peer, chain: &str| {
-            match authorise(peer, &Request::Run { chain: chain.to_owned(), task: None }, &access) {
-                Err(Answer::Refused { error, exit }) => (error, exit),
-                other => panic!("{other:?}"),
-            }
+        let error = |peer, chain: &str| match authorise(
+            peer,
+            &Request::Run { chain: chain.to_owned(), task: None },
+            &access,
+        ) {
+            Err(Answer::Refused { error, exit }) => (error, exit),
+            other => panic!("{other:?}"),
         };
         let root = peer(0, 0, &[]);
         assert_eq!(
@@ -229,7 +235,10 @@ mod tests {
             ("no chain is named \"mial\"; did you mean \"mail\"?".to_owned(), 4)
         );
         let user = peer(1001, 1001, &[]);
-        assert_eq!(error(&user, "mail").0.replace("mail", "X"), error(&user, "nope").0.replace("nope", "X"));
+        assert_eq!(
+            error(&user, "mail").0.replace("mail", "X"),
+            error(&user, "nope").0.replace("nope", "X")
+        );
         assert_eq!(error(&peer(9, 9, &[]), "mail").1, 77);
     }
 

@@ -15,15 +15,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::connection::{Connection, Progress, State, decode};
 use crate::sys::peer::{Peer, peer};
 use crate::sys::poll::{Epoll, Interest};
-use crate::wire::control::{Answer, MAX_REQUEST, Request, SOCKET};
+use crate::wire::control::{Answer, Request, SOCKET};
 use crate::wire::time::Timestamp;
 
 /// How long a client may take to send its request, and then to read the answer.
@@ -71,27 +72,6 @@ pub struct Doors {
     /// Whether everybody can connect, because a chain's user is neither root nor the master's own
     /// account.
     pub everybody: bool,
-}
-
-#[derive(Debug)]
-enum State {
-    /// The request comes in.
-    Asking(Vec<u8>),
-    /// The master works on the answer.
-    Working,
-    /// The answer goes out; `true`: nothing follows it.
-    Answering(bool),
-}
-
-#[derive(Debug)]
-struct Connection {
-    stream: UnixStream,
-    peer: Peer,
-    state: State,
-    unread: Vec<u8>,
-    deadline: Timestamp,
-    /// What the epoll set watches it for; `None`: it is not in the set.
-    watched: Option<Interest>,
 }
 
 /// The listening socket and its connections.
@@ -240,14 +220,9 @@ impl ControlServer {
 
     /// Ends connections whose time is over and lets a rested listener listen again.
     pub fn handle_timeout(&mut self, epoll: &Epoll, now: Timestamp) {
-        if self.resting.is_some_and(|until| until <= now)
-            && epoll.add(&self.listener, self.first_token, Interest::Read).is_ok()
-        {
-            self.resting = None;
-        } else if let Some(until) = self.resting
-            && until <= now
-        {
-            self.resting = Some(now + REST);
+        if self.resting.is_some_and(|until| until <= now) {
+            let listens = epoll.add(&self.listener, self.first_token, Interest::Read).is_ok();
+            self.resting = (!listens).then_some(now + REST);
         }
         let late: Vec<ConnId> = self
             .connections
@@ -309,7 +284,8 @@ impl ControlServer {
         let room = if trusted { MAX_CONNECTIONS } else { MAX_CONNECTIONS - RESERVED };
         if self.connections.len() >= room || (!trusted && of_uid >= MAX_PER_UID) {
             let error = "too many connections; try again in 5 s".to_owned();
-            let mut line = serde_json::to_vec(&Answer::Refused { error, exit: 75 }).unwrap_or_default();
+            let mut line =
+                serde_json::to_vec(&Answer::Refused { error, exit: 75 }).unwrap_or_default();
             line.push(b'\n');
             let _ = (&stream).write(&line);
             return;
@@ -367,80 +343,6 @@ impl ControlServer {
     }
 }
 
-enum Progress {
-    /// Not done yet.
-    More,
-    /// The client is gone, or sent what no request is.
-    Gone,
-    /// Done; for a read: the request's line.
-    Line(Vec<u8>),
-}
-
-impl Connection {
-    fn read(&mut self) -> Progress {
-        let State::Asking(buffer) = &mut self.state else { return Progress::More };
-        let mut chunk = [0_u8; 4096];
-        loop {
-            match (&self.stream).read(&mut chunk) {
-                Ok(0) if buffer.is_empty() => return Progress::Gone,
-                // A request without its newline, from a client that has nothing more to say.
-                Ok(0) => return Progress::Line(std::mem::take(buffer)),
-                Ok(length) => {
-                    buffer.extend_from_slice(&chunk[..length]);
-                    if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                        buffer.truncate(end);
-                        return Progress::Line(std::mem::take(buffer));
-                    }
-                    if buffer.len() > MAX_REQUEST {
-                        return Progress::Line(std::mem::take(buffer));
-                    }
-                }
-                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
-                Err(cause) if cause.kind() == ErrorKind::WouldBlock => return Progress::More,
-                Err(_) => return Progress::Gone,
-            }
-        }
-    }
-
-    fn write(&mut self) -> Progress {
-        let mut done = 0;
-        let progress = loop {
-            if done == self.unread.len() {
-                break Progress::Line(Vec::new());
-            }
-            match (&self.stream).write(&self.unread[done..]) {
-                Ok(0) => break Progress::Gone,
-                Ok(length) => done += length,
-                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
-                Err(cause) if cause.kind() == ErrorKind::WouldBlock => break Progress::More,
-                Err(_) => break Progress::Gone,
-            }
-        };
-        self.unread.drain(..done);
-        if self.unread.is_empty() {
-            self.unread = Vec::new();
-        }
-        progress
-    }
-
-    fn watch_write(&mut self, epoll: &Epoll, token: u64) {
-        let done = match self.watched {
-            Some(Interest::Write) => Ok(()),
-            Some(_) => epoll.modify(&self.stream, token, Interest::Write),
-            None => epoll.add(&self.stream, token, Interest::Write),
-        };
-        if done.is_ok() {
-            self.watched = Some(Interest::Write);
-        }
-    }
-
-    fn unwatch(&mut self, epoll: &Epoll) {
-        if self.watched.take().is_some() {
-            epoll.remove(&self.stream);
-        }
-    }
-}
-
 fn open_doors(path: &Path, doors: Doors) -> io::Result<()> {
     if doors.gid.is_some() {
         chown(path, None, doors.gid)?;
@@ -453,13 +355,5 @@ fn open_doors(path: &Path, doors: Doors) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// Decodes a request. Total: any bytes give a request or what is wrong with them.
-///
-/// # Errors
-/// When the line is too long, not JSON, or no request that this version knows.
-pub fn decode(line: &[u8]) -> Result<Request, String> {
-    if line.len() > MAX_REQUEST {
-        return Err(format!("cannot read the request: it is longer than {MAX_REQUEST} bytes"));
-    }
-    serde_json::from_slice(line).map_err(|cause| format!("cannot read the request: {cause}"))
-}
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 //! The root process.
 
 pub mod authorise;
+mod connection;
 pub mod control;

@@ -5,8 +5,8 @@
 pub mod account;
 pub mod clock;
 pub mod fork;
+pub mod peer;
 pub mod poll;
 pub mod privileges;
-pub mod peer;
 pub mod signals;
 pub mod socket;

@@ -4,7 +4,8 @@
 /// Whether `pattern` means `name`: `*` is any run of characters, `?` is any one, all else is
 /// itself. Linear in the product of both lengths: a hostile pattern costs no more.
 pub fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
     // The last star and where its match ended: the only place worth going back to.
     let mut star: Option<(usize, usize)> = None;
