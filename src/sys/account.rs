@@ -103,3 +103,60 @@ pub fn group_id(name: &str) -> Result<Option<u32>, String> {
 pub fn user_name(uid: u32) -> Option<String> {
     User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
+
+/// Who is meant, before anything is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who<'a> {
+    /// Whoever runs this process.
+    Current,
+    /// An account's or a group's name.
+    Name(&'a str),
+    /// Its number.
+    Id(u32),
+}
+
+/// Looks up everything that becoming `user` needs, with another primary group or other
+/// supplementary groups where those are given (an empty list: none).
+///
+/// # Errors
+/// For people, when a name does not exist or the name service fails.
+pub fn resolve(
+    user: Who<'_>,
+    group: Option<Who<'_>>,
+    groups: Option<&[Who<'_>]>,
+) -> Result<Account, String> {
+    let mut account = match user {
+        Who::Current => Account::current()?,
+        Who::Name(name) => {
+            Account::by_name(name)?.ok_or_else(|| format!("there is no user {name:?}"))?
+        }
+        Who::Id(id) => Account::by_id(id)?,
+    };
+    if let Some(group) = group {
+        account.gid = resolve_group(group)?;
+    }
+    if let Some(groups) = groups {
+        account.groups =
+            groups.iter().map(|group| resolve_group(*group)).collect::<Result<_, _>>()?;
+    }
+    if account.uid == 0 || !account.groups.contains(&0) || groups.is_some() {
+        return Ok(account);
+    }
+    // Only what the group database really says may leave root's group in the list.
+    let listed = Group::from_gid(Gid::from_raw(0))
+        .ok()
+        .flatten()
+        .is_some_and(|root| root.mem.contains(&account.name));
+    if !listed && account.gid != 0 && !matches!(user, Who::Current) {
+        account.groups.retain(|group| *group != 0);
+    }
+    Ok(account)
+}
+
+fn resolve_group(group: Who<'_>) -> Result<u32, String> {
+    match group {
+        Who::Current => Ok(Gid::effective().as_raw()),
+        Who::Id(id) => Ok(id),
+        Who::Name(name) => group_id(name)?.ok_or_else(|| format!("there is no group {name:?}")),
+    }
+}

@@ -3,10 +3,18 @@
 #![allow(unsafe_code)]
 
 pub mod account;
+pub mod cgroup;
 pub mod clock;
 pub mod fork;
+pub mod fs;
+pub mod locks;
+pub mod memfd;
 pub mod peer;
+pub mod pidfd;
 pub mod poll;
 pub mod privileges;
+pub mod proc;
 pub mod signals;
 pub mod socket;
+pub mod spawn;
+pub mod wait;

@@ -55,8 +55,12 @@ pub enum Report {
     Leaving {
         /// The task that would have run next.
         next: String,
-        /// What remained of a success cooldown, in milliseconds.
-        cooldown_left: u64,
+        /// When the pause before it would have been over; `None`: no pause was left.
+        until: Option<Timestamp>,
+        /// Whether that pause follows a failure.
+        after_failure: bool,
+        /// The signal that asked for it (signal(7)).
+        signal: i32,
     },
     /// Something for the log that is no run: level by slog's names ("debug", "info", …).
     Said {

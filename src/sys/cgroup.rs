@@ -1,0 +1,159 @@
+//! A control group of its own for each chain (cgroups(7), version 2), where that can be made: the
+//! one thing that finds whatever a chain started, whatever it calls itself and whoever adopted it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::fork::Pid;
+
+/// The folder below which our groups are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupRoot(PathBuf);
+
+impl CgroupRoot {
+    /// Finds a version 2 hierarchy below which this process may make groups, for the instance
+    /// called `instance` (a safe file name). `None`: there is none; strays are then found by
+    /// subreaper and marks alone.
+    ///
+    /// The group lies below the one this process is in, so that a unit's limits go on to hold and
+    /// systemd finds everything (Delegate= of systemd.resource-control(5)).
+    pub fn find(instance: &str) -> Option<CgroupRoot> {
+        let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+        let cgroup = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = own_path(&cgroup)?;
+        let below = mount.join(own.trim_start_matches('/'));
+        let root = CgroupRoot(below.join(format!("runner-{instance}")));
+        root.try_it().ok()?;
+        Some(root)
+    }
+
+    /// As [`CgroupRoot::find`] said it earlier, handed over an upgrade.
+    pub fn at(path: PathBuf) -> CgroupRoot {
+        CgroupRoot(path)
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn try_it(&self) -> io::Result<()> {
+        make(&self.0)?;
+        let probe = self.0.join(".probe");
+        make(&probe)?;
+        let usable = fs::OpenOptions::new().write(true).open(probe.join("cgroup.kill")).map(drop);
+        fs::remove_dir(&probe)?;
+        usable
+    }
+
+    /// The group of a chain, made if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made (a limit on groups).
+    pub fn group(&self, chain: &str) -> io::Result<Cgroup> {
+        let path = self.0.join(format!("chain-{chain}"));
+        make(&path)?;
+        Ok(Cgroup(path))
+    }
+
+    /// The group of a chain if it exists.
+    pub fn existing(&self, chain: &str) -> Option<Cgroup> {
+        let path = self.0.join(format!("chain-{chain}"));
+        path.is_dir().then_some(Cgroup(path))
+    }
+
+    /// The names of all chains that have a group here.
+    pub fn chains(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.0) else { return Vec::new() };
+        entries
+            .filter_map(|entry| {
+                Some(entry.ok()?.file_name().to_str()?.strip_prefix("chain-")?.to_owned())
+            })
+            .collect()
+    }
+
+    /// Takes the folder away if nothing is in it.
+    pub fn remove(&self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// One chain's group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// Moves the calling process into the group; its future children are born there.
+    ///
+    /// # Errors
+    /// When the group is gone or not ours.
+    pub fn enter(&self) -> io::Result<()> {
+        fs::write(self.0.join("cgroup.procs"), "0")
+    }
+
+    /// Whether any process is in it or below. An unreadable group counts as empty.
+    pub fn is_populated(&self) -> bool {
+        fs::read_to_string(self.0.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// The processes in it.
+    pub fn processes(&self) -> Vec<Pid> {
+        let list = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        list.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Kills everything in it and below at once (`cgroup.kill`, SIGKILL); a fork bomb cannot
+    /// outrun it.
+    ///
+    /// # Errors
+    /// On kernels before 5.14, or when the group is gone.
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.0.join("cgroup.kill"), "1")
+    }
+
+    /// Takes the group away if it is empty.
+    ///
+    /// # Errors
+    /// When something is still in it (EBUSY).
+    pub fn remove(&self) -> io::Result<()> {
+        fs::remove_dir(&self.0)
+    }
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
+        _ => Ok(()),
+    }
+}
+
+/// The mount point of the version 2 hierarchy in mountinfo (proc_pid_mountinfo(5)).
+fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let kind = after.split(' ').next()?;
+        let point = before.split(' ').nth(4)?;
+        (kind == "cgroup2").then(|| PathBuf::from(point))
+    })
+}
+
+/// The path of this process in that hierarchy: the line `0::PATH` of `/proc/self/cgroup`.
+fn own_path(cgroup: &str) -> Option<&str> {
+    cgroup.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_version_2_mount_beside_version_1() {
+        let mountinfo = "29 28 0:25 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                         40 28 0:36 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_point(mountinfo), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(own_path("4:cpu:/x\n0::/user.slice\n"), Some("/user.slice"));
+        assert_eq!(mount_point("1 2 0:3 / / rw - ext4 /dev/sda rw\n"), None);
+    }
+}

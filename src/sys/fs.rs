@@ -1,0 +1,220 @@
+//! Files of the master's own ground: made without following links, replaced by rename, never
+//! opened where a FIFO or a device could block.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// What is known of a file or folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Permission bits, with the sticky bit.
+    pub mode: u32,
+}
+
+/// Opens a folder, which may be reached through links but must be a folder.
+///
+/// # Errors
+/// When it is missing, no folder, or not accessible.
+pub fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+/// Opens `name` (no slashes) of a folder for reading and writing, made with `mode` if it is
+/// missing; only a regular file with one link, never a link, a FIFO or a device.
+///
+/// # Errors
+/// When it is something else, or cannot be opened.
+pub fn open_or_create(folder: &File, name: &str, mode: u32) -> io::Result<File> {
+    let flags =
+        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(mode))?;
+    regular(File::from(fd))
+}
+
+/// Opens a file to append to it, made with `mode` if it is missing. The last part of the path is
+/// never followed; the file must be regular.
+///
+/// # Errors
+/// When it is something else, or cannot be opened.
+pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
+    let file = regular(File::from(fd))?;
+    let blocking = rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK;
+    rustix::fs::fcntl_setfl(&file, blocking)?;
+    Ok(file)
+}
+
+fn regular(file: File) -> io::Result<File> {
+    let stat = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    if stat.st_nlink > 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has more than one name"));
+    }
+    Ok(file)
+}
+
+/// Reads at most `limit` bytes of `name` in a folder, if it is a regular file; a link, FIFO,
+/// device or folder of that name is an error and is not waited for.
+///
+/// # Errors
+/// When it is missing, something else, or cannot be read.
+pub fn read_small(folder: &File, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    let file = File::from(fd);
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Puts `bytes` in place as `name` of a folder: written beside it and renamed, so a reader sees
+/// the old or the new, and whatever stood there (a link, a FIFO) is replaced, not followed. A
+/// folder of that name is moved out of the way as `NAME.old` only if it is empty.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn replace(
+    folder: &File,
+    name: &str,
+    bytes: &[u8],
+    mode: u32,
+    durable: bool,
+) -> io::Result<()> {
+    let temporary = format!(".{name}.{}.new", nix::unistd::getpid());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(folder, &temporary, flags, Mode::from_raw_mode(mode));
+    let fd = match open() {
+        Err(Errno::EXIST) => {
+            rustix::fs::unlinkat(folder, &temporary, AtFlags::empty())?;
+            open()?
+        }
+        other => other?,
+    };
+    let mut file = File::from(fd);
+    let written = (|| {
+        // The mode that is meant, whatever the umask.
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        file.write_all(bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        match rustix::fs::renameat(folder, &temporary, folder, name) {
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
+                rustix::fs::renameat(folder, &temporary, folder, name)?;
+            }
+            other => other?,
+        }
+        if durable {
+            folder.sync_all()?;
+        }
+        Ok(())
+    })();
+    if written.is_err() {
+        let _ = rustix::fs::unlinkat(folder, &temporary, AtFlags::empty());
+    }
+    written
+}
+
+/// Empties `name` of a folder if it is a regular file.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn truncate(folder: &File, name: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    let file = regular(File::from(fd))?;
+    file.set_len(0)
+}
+
+/// Makes a folder with exactly `mode` if it is missing, with its parents (0755).
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+        Ok(()) => Ok(rustix::fs::chmod(path, Mode::from_raw_mode(mode))?),
+        Err(Errno::EXIST) => Ok(()),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+/// Who owns an open file or folder.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn owner_of(file: impl AsFd) -> io::Result<Owner> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(Owner { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 })
+}
+
+/// Whether a folder lies on a network file system, where locks cannot be trusted: NFS, SMB, 9P,
+/// Ceph, AFS, Coda, FUSE (statfs(2)).
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn is_remote(folder: &File) -> io::Result<bool> {
+    const REMOTE: [u64; 8] = [
+        0x6969,      // NFS
+        0xff53_4d42, // CIFS
+        0xfe53_4d42, // SMB2
+        0x517b,      // SMB
+        0x0102_1997, // 9P
+        0x00c3_6400, // Ceph
+        0x5346_414f, // AFS
+        0x7375_7245, // Coda
+    ];
+    let kind = rustix::fs::fstatfs(folder)?.f_type;
+    #[allow(clippy::cast_sign_loss)]
+    Ok(REMOTE.contains(&((kind as u64) & 0xffff_ffff)))
+}
+
+/// Gives a file or folder to an account.
+///
+/// # Errors
+/// When not root.
+pub fn give(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
+}
+
+/// Opens a file for reading without following any link on the way.
+///
+/// # Errors
+/// ELOOP for a link; ENOSYS on kernels before 5.6.
+pub fn open_without_links(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat2(
+        rustix::fs::CWD,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )?;
+    Ok(File::from(fd))
+}
