@@ -8,7 +8,7 @@
 //! | folder | what it is | may use |
 //! |---|---|---|
 //! | `master` | the root process: the loop that spawns, reaps, drains, reconciles | everything below |
-//! | `chain` | one process per chain: privileges, the task loop, one run, its output | `policy`, `config`, `wire`, `sys` |
+//! | `chain` | one process per chain: privileges, the task loop, one run, its output | `policy`, `config`, `wire`, `sys`; of `logger` the rotated file |
 //! | `logger` | the only process that writes the main log | the same |
 //! | `mailer` | spools and delivers mail, then exits | the same |
 //! | `checker` | reads and checks a configuration in a child with a deadline | the same |

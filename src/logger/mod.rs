@@ -1,1 +1,317 @@
-//! To come.
+//! The logger: the only process that writes the main log. It runs as an account of its own, so the
+//! log's folder must be writable for that account (for rotation too): the file is opened after
+//! root was dropped, at the start as at each USR1.
+//!
+//! Records come in packets over two [`Lanes`]; the master's own go first. [`run`] passes
+//! them to slog-async, whose thread writes them (see `sink`). When the sink blocks, at most
+//! [`QUEUE`] records wait here, then those in the lanes, then the senders drop and count. This
+//! process itself always answers: USR1 reopens the file; TERM, INT and QUIT write what is here and
+//! leave the rest in the lanes to the next logger; when all senders are gone it writes the rest and
+//! exits 0. A sink that does not move for [`GRACE`] does not hold up that end.
+
+pub mod drain;
+pub mod lanes;
+mod pack;
+pub mod rotate;
+mod sink;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use slog::{Drain, KV, Key, Level, OwnedKVList, Serializer};
+use slog_async::{Async, OverflowStrategy};
+
+pub use drain::PacketDrain;
+pub use lanes::Lanes;
+pub use rotate::RotatingFile;
+
+use crate::config::model::Log;
+use crate::sys::account::Account;
+use crate::sys::signals::{self, Signals};
+use crate::sys::{append, fork, poll, privileges, socket};
+use crate::wire::log::{MAX_RECORD, OutputLine, Record};
+use crate::wire::safe;
+use sink::{REOPEN, Shared, SharedFile, Sink, Target, lock};
+
+/// Records that wait inside this process, at most; of tasks' output half as many, so that there is
+/// always room for the master's own.
+pub const QUEUE: usize = 256;
+
+/// How long the end of this process waits for a sink that does not move.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// How often a full queue is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The life of the logger, from the fork on: for [`fork::fork_child`]. It lets go of everything but
+/// standard error and the reading ends of `lanes`, and becomes `account` (as root; `None` keeps
+/// who it is). Before that nothing of the caller's is touched, so an error is told on standard
+/// error and ends the process with 71.
+pub fn run(log: &Log, account: Option<&Account>, lanes: &Lanes) -> Infallible {
+    fork::keep_only(&[lanes.master_out.as_fd(), lanes.output_out.as_fd()]);
+    match Logger::start(log, account, lanes) {
+        Ok(mut logger) => {
+            logger.serve();
+            logger.finish();
+            fork::leave(0)
+        }
+        Err(cause) => {
+            let line = format!("cannot start the logger: {cause}\n");
+            let _ = append::write_stderr(line.as_bytes());
+            fork::leave(fork::EXIT_OSERR)
+        }
+    }
+}
+
+struct Logger<'a> {
+    lanes: [Lane<'a>; 2],
+    signals: Signals,
+    target: SharedFile,
+    shared: Arc<Shared>,
+    queue: Async,
+}
+
+/// A reading end. `limit`: how many records may wait here for this lane to be read.
+struct Lane<'a> {
+    end: BorrowedFd<'a>,
+    open: bool,
+    limit: usize,
+    accept: fn(&[u8]) -> Result<Line, String>,
+}
+
+/// A record on its way into slog-async.
+struct Line {
+    at: u64,
+    level: Level,
+    text: String,
+    pairs: Pairs,
+}
+
+impl<'a> Logger<'a> {
+    fn start(log: &Log, account: Option<&Account>, lanes: &'a Lanes) -> Result<Logger<'a>, String> {
+        signals::block();
+        let signals = Signals::new().map_err(|e| format!("cannot watch signals: {e}"))?;
+        fork::new_session();
+        crate::sys::proc::set_title("runner: logger");
+        std::env::set_current_dir("/").map_err(|e| format!("cannot change to /: {e}"))?;
+        if let Some(account) = account {
+            privileges::drop_to(account)?;
+        }
+        let shared = Arc::new(Shared::default());
+        let target = Arc::new(Mutex::new(Target::open(log)));
+        let sink = Sink::new(log, Arc::clone(&target), Arc::clone(&shared));
+        // `in_flight` keeps the channel from ever being full.
+        let queue = Async::new(sink)
+            .chan_size(QUEUE + 8)
+            .overflow_strategy(OverflowStrategy::Block)
+            .build();
+        let json = log.format == crate::config::model::LogFormat::Json;
+        let master = Lane {
+            end: lanes.master_out.as_fd(),
+            open: true,
+            limit: QUEUE,
+            accept: if json { record } else { record_text },
+        };
+        let output = Lane {
+            end: lanes.output_out.as_fd(),
+            open: true,
+            limit: QUEUE / 2,
+            accept: if json { output_pairs } else { output_text },
+        };
+        Ok(Logger { lanes: [master, output], signals, target, shared, queue })
+    }
+
+    /// Until all senders are gone or a signal says so. From here on nothing is fatal.
+    fn serve(&mut self) {
+        while self.lanes.iter().any(|lane| lane.open) {
+            let waiting = self.waiting();
+            let reading = self.lanes.each_ref().map(|lane| lane.open && waiting < lane.limit);
+            let packing = lock(&self.target).file().is_some_and(|file| file.wants_packing());
+            let held_back = self.lanes.iter().zip(reading).any(|(lane, reads)| lane.open && !reads);
+            let timeout = match (packing && waiting == 0, held_back) {
+                (true, _) => Some(Duration::ZERO),
+                (false, true) => Some(LOOK_AGAIN),
+                (false, false) => None,
+            };
+            let mut fds = vec![self.signals.as_fd()];
+            fds.extend(
+                self.lanes.iter().zip(reading).filter(|(_, reads)| *reads).map(|(l, _)| l.end),
+            );
+            let Ok(ready) = poll::wait_readable(&fds, timeout) else { return };
+            if ready[0] && self.answer_signals() {
+                return;
+            }
+            if !ready.contains(&true) && packing && waiting == 0 {
+                if let Some(file) = lock(&self.target).file() {
+                    file.pack_some();
+                }
+                continue;
+            }
+            // The master's lane first, and again before each batch of the other.
+            for lane in [0, 1] {
+                if reading[lane] {
+                    self.read(lane);
+                }
+            }
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Returns whether one of them ends this process.
+    fn answer_signals(&self) -> bool {
+        const USR1: i32 = 10;
+        const ENDING: [i32; 3] = [2, 3, 15];
+        while let Ok(Some(signal)) = self.signals.read() {
+            if signal.number == USR1 {
+                let reopen = Line {
+                    at: 0,
+                    level: Level::Info,
+                    text: String::new(),
+                    pairs: Pairs::default(),
+                };
+                self.enqueue(REOPEN, &reopen);
+            }
+            if ENDING.contains(&signal.number) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes some records of one lane.
+    fn read(&mut self, lane: usize) {
+        let mut buffer = [0; MAX_RECORD];
+        for _ in 0..64 {
+            let Lane { end, limit, accept, .. } = self.lanes[lane];
+            if self.waiting() >= limit {
+                return;
+            }
+            match socket::receive_packet(end, &mut buffer) {
+                Ok(socket::Received::Packet(length)) => match accept(&buffer[..length]) {
+                    Ok(line) => self.enqueue(&line.at.to_string(), &line),
+                    Err(cause) => self.complain(&cause),
+                },
+                Ok(socket::Received::Oversized) => self.complain("a record was too long"),
+                Ok(socket::Received::Empty) => return,
+                Ok(socket::Received::Closed) | Err(_) => {
+                    self.lanes[lane].open = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Of a packet that says nothing: it comes from a chain's user, or from another version.
+    fn complain(&self, cause: &str) {
+        let at = crate::sys::clock::wall_ms();
+        let text = format!("a packet for the log was ignored: {}", safe::safe_line(cause));
+        let line = Line { at, level: Level::Debug, text, pairs: Pairs::default() };
+        self.enqueue(&at.to_string(), &line);
+    }
+
+    fn enqueue(&self, tag: &str, line: &Line) {
+        self.shared.in_flight.fetch_add(1, Ordering::AcqRel);
+        let location =
+            &slog::RecordLocation { file: "", line: 0, column: 0, function: "", module: "" };
+        let place = slog::RecordStatic { location, tag, level: line.level };
+        let text = format_args!("{}", line.text);
+        let record = slog::Record::new(&place, &text, slog::BorrowedKV(&line.pairs));
+        let none = OwnedKVList::from(slog::o!());
+        if self.queue.log(&record, &none).is_err() {
+            // The writing thread is gone: the master starts a fresh logger.
+            fork::leave(fork::EXIT_OSERR);
+        }
+    }
+
+    /// Waits until everything is written, as long as the sink moves.
+    fn finish(&self) {
+        let mut left = self.waiting();
+        let mut patience = GRACE;
+        while left > 0 && !patience.is_zero() {
+            std::thread::sleep(LOOK_AGAIN);
+            patience = patience.saturating_sub(LOOK_AGAIN);
+            let now = self.waiting();
+            if now < left {
+                patience = GRACE;
+            }
+            left = now;
+        }
+    }
+}
+
+/// Keys and values as slog takes them, in order.
+#[derive(Default)]
+struct Pairs(Vec<(String, String)>);
+
+impl KV for Pairs {
+    fn serialize(&self, _: &slog::Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        for (key, value) in &self.0 {
+            serializer.emit_str(Key::from(key.clone()), value)?;
+        }
+        Ok(())
+    }
+}
+
+/// A packet of the master's lane.
+fn record(packet: &[u8]) -> Result<Line, String> {
+    let record = Record::decode(packet)?;
+    let level = Level::from_usize(usize::from(record.level)).unwrap_or(Level::Info);
+    Ok(Line { at: record.at.0, level, text: record.msg, pairs: Pairs(record.kv) })
+}
+
+/// The same for text, which slog-term prints as it is: one record is one line, and a terminal is
+/// never told anything.
+fn record_text(packet: &[u8]) -> Result<Line, String> {
+    let mut line = record(packet)?;
+    let pairs = line.pairs.0.iter_mut().flat_map(|(key, value)| [key, value]);
+    for text in std::iter::once(&mut line.text).chain(pairs) {
+        if let std::borrow::Cow::Owned(safe) = safe::safe_line(text) {
+            *text = safe;
+        }
+    }
+    Ok(line)
+}
+
+/// A packet of the output lane for JSON: who wrote the line stands in keys of its own.
+fn output_pairs(packet: &[u8]) -> Result<Line, String> {
+    let line: OutputLine = decode_output(packet)?;
+    let mut pairs = vec![
+        ("chain".to_owned(), line.chain),
+        ("task".to_owned(), line.task),
+        ("run".to_owned(), line.run.to_string()),
+        ("stream".to_owned(), line.stream.word().to_owned()),
+    ];
+    if line.more {
+        pairs.push(("more".to_owned(), "true".to_owned()));
+    }
+    let (level, text) = output_message(line.dropped, line.line);
+    Ok(Line { at: line.at.0, level, text, pairs: Pairs(pairs) })
+}
+
+/// The same for text: who wrote the line stands in front of it, where a task's own words cannot
+/// come.
+fn output_text(packet: &[u8]) -> Result<Line, String> {
+    let line: OutputLine = decode_output(packet)?;
+    let more = if line.more { "+" } else { "" };
+    let (level, text) = output_message(line.dropped, line.line);
+    let text = format!("[{} {} {} {}{more}] {text}", line.chain, line.task, line.run, line.stream);
+    let text = safe::safe_line(&text).into_owned();
+    Ok(Line { at: line.at.0, level, text, pairs: Pairs::default() })
+}
+
+fn decode_output(packet: &[u8]) -> Result<OutputLine, String> {
+    serde_json::from_slice(packet).map_err(|cause| format!("cannot decode a line: {cause}"))
+}
+
+fn output_message(dropped: u64, line: String) -> (Level, String) {
+    match dropped {
+        0 => (Level::Info, line),
+        lines => (Level::Warning, format!("{lines} lines dropped: the log took no more")),
+    }
+}

@@ -61,6 +61,11 @@ pub fn leave(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Leaves the caller's session and terminal (setsid(2)); a leader of a process group stays.
+pub fn new_session() {
+    let _ = nix::unistd::setsid();
+}
+
 /// Closes every descriptor from 3 on but those in `keep` (close_range(2)).
 pub fn keep_only(keep: &[BorrowedFd<'_>]) {
     let mut kept: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd > 2).collect();

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod account;
+pub mod append;
 pub mod cgroup;
 pub mod clock;
 pub mod fork;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
 };
 
 /// What a receive gave.
@@ -87,5 +87,13 @@ fn receive_with(socket: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::R
             Err(Errno::AGAIN) => return Ok(Received::Empty),
             Err(cause) => return Err(cause.into()),
         }
+    }
+}
+
+/// Asks for `bytes` of room for packets sent into `socket` (SO_SNDBUFFORCE, else SO_SNDBUF,
+/// socket(7)). It stays as it is where the kernel refuses.
+pub fn make_room(socket: impl AsFd, bytes: usize) {
+    if sockopt::set_socket_send_buffer_size_force(&socket, bytes).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(&socket, bytes);
     }
 }

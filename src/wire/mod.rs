@@ -6,5 +6,6 @@ pub mod log;
 pub mod mail;
 pub mod outcome;
 pub mod report;
+pub mod safe;
 pub mod select;
 pub mod time;

@@ -1,0 +1,66 @@
+//! Files that we append to: opened with the rights of whoever this process is, never through a
+//! symbolic link in the last part of the path, never as a controlling terminal.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Opens `path` to append, creating it with `mode` (and the umask). A regular file or a character
+/// device (`/dev/null`); writing to a device that has no room fails instead of waiting.
+///
+/// # Errors
+/// Those of open(2); ELOOP for a symbolic link; anything else than those two kinds of file.
+pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(mode)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_char_device() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a device"))
+}
+
+/// Creates `path`, which must not exist, for writing.
+///
+/// # Errors
+/// Those of open(2).
+pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
+}
+
+/// Device and inode of what standard error is, as JOURNAL_STREAM names it (sd-daemon(3)).
+pub fn stderr_identity() -> Option<(u64, u64)> {
+    let stat = rustix::fs::fstat(io::stderr()).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+/// Writes to standard error without a buffer or a lock of ours: one write(2).
+///
+/// # Errors
+/// Those of write(2); EAGAIN where somebody made it non-blocking.
+pub fn write_stderr(bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match rustix::io::write(io::stderr(), bytes) {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Whether `cause` says that the file is as large as it may be (RLIMIT_FSIZE).
+pub fn is_too_large(cause: &io::Error) -> bool {
+    cause.raw_os_error() == Some(libc::EFBIG)
+}
+
+/// Whether the file behind an open descriptor has no name any more.
+///
+/// # Errors
+/// When it cannot be asked.
+pub fn is_deleted(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() == 0)
+}
