@@ -1,0 +1,500 @@
+//! One chain: its layers become one [`Chain`], every option with the place that decided it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::fields::Section;
+use super::layers::{ChainLayer, Slot, TaskLayer, nearest};
+use super::load::Defaults;
+use super::model::{
+    Chain, Command, Drain, Isolation, Leftovers, OnFailure, Output, Rotate, Task, UserSpec, Worker,
+};
+use super::positions::ChainPlaces;
+use super::problem::{Place, Problem, quoted};
+use super::reader::{Fields, Reader, Said};
+use super::tree::{Kind, Node};
+
+/// The longest name of a chain or a task, in bytes.
+const LONGEST_NAME: usize = 100;
+
+/// The most tasks of one chain.
+const MOST_TASKS: usize = 1_000;
+
+/// What `defaults` says.
+#[derive(Default)]
+pub(crate) struct DefaultLayers {
+    pub(crate) chain: ChainLayer,
+    pub(crate) task: TaskLayer,
+}
+
+/// Options as they are decided, each with its place.
+struct Decider<'p> {
+    places: &'p mut ChainPlaces,
+    prefix: String,
+}
+
+impl Decider<'_> {
+    /// The nearest value; the built-in default where none is said or `None` is.
+    fn or<'s, T: Clone + 's>(
+        &mut self,
+        field: &str,
+        layers: impl IntoIterator<Item = &'s Slot<T>>,
+        default: T,
+    ) -> T {
+        self.maybe(field, layers).unwrap_or(default)
+    }
+
+    /// The nearest value; `None` where none is said or `None` is.
+    fn maybe<'s, T: Clone + 's>(
+        &mut self,
+        field: &str,
+        layers: impl IntoIterator<Item = &'s Slot<T>>,
+    ) -> Option<T> {
+        let said = nearest(layers)?;
+        self.note(field, &said.place);
+        said.value.clone()
+    }
+
+    fn note(&mut self, field: &str, place: &Place) {
+        self.places.fields.insert(format!("{}{field}", self.prefix), place.clone());
+    }
+}
+
+/// Reads one chain. `None`: so much is wrong that nothing can be said of it; the faults are told.
+pub(crate) fn read(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    outer: &DefaultLayers,
+    who: &Defaults,
+) -> Option<(Chain, ChainPlaces)> {
+    let fields = reader.fields("a chain", node, Section::Chain)?;
+    let own = ChainLayer::read(reader, &fields);
+    let own_tasks = TaskLayer::read(reader, &fields);
+    let opening = node.span.start..node.span.start + 1;
+    let mut places = ChainPlaces::new(reader.place(&opening));
+    let tasks = tasks(reader, &fields, &opening, &own_tasks, outer, &mut places);
+    let name = name(reader, &fields, &opening, &tasks, &mut places);
+    let user = user(reader, &own, outer, who, &opening, name.as_deref());
+    let mut decide = Decider { places: &mut places, prefix: String::new() };
+    macro_rules! layers {
+        ($field:ident) => {
+            [&own.$field, &outer.chain.$field]
+        };
+    }
+    if let Some(said) = nearest(layers!(user)) {
+        decide.note("user", &said.place);
+    }
+    let worker = worker(&mut decide, &own, outer);
+    let chain = Chain {
+        name: name.clone().unwrap_or_default(),
+        user,
+        group: decide.maybe("group", layers!(group)),
+        groups: decide.maybe("groups", layers!(groups)),
+        nice: decide.or("nice", layers!(nice), 0),
+        ionice: decide.maybe("ionice", layers!(ionice)),
+        scheduler: decide.maybe("scheduler", layers!(scheduler)),
+        cpu_affinity: decide.maybe("cpu_affinity", layers!(cpu_affinity)),
+        oom_score_adj: decide.or("oom_score_adj", layers!(oom_score_adj), 0),
+        rlimits: decide.or("rlimits", layers!(rlimits), BTreeMap::new()),
+        umask: decide.or("umask", layers!(umask), 0o022),
+        no_new_privs: decide.or("no_new_privs", layers!(no_new_privs), false),
+        cwd: decide.maybe("cwd", layers!(cwd)),
+        path: decide.or("path", layers!(path), Vec::new()),
+        env: environment(&mut decide, layers!(env)),
+        env_file: decide.maybe("env_file", layers!(env_file)),
+        output: decide.or("output", layers!(output), Output::Main),
+        rotate: decide.or("rotate", layers!(rotate), Rotate::default()),
+        on_failure: decide.or("on_failure", layers!(on_failure), OnFailure::Continue),
+        stop_signal: decide.or("stop_signal", layers!(stop_signal), 15),
+        upgrade_drain: decide.or("upgrade_drain", layers!(upgrade_drain), Drain::Forever),
+        drain_timeout: decide.or("drain_timeout", layers!(drain_timeout), Duration::from_secs(60)),
+        kill_timeout: decide.or("kill_timeout", layers!(kill_timeout), Duration::from_secs(10)),
+        leftovers: decide.or("leftovers", layers!(leftovers), Leftovers::End),
+        worker,
+        tasks,
+    };
+    workers_to_come(reader, &fields, &chain);
+    (name.is_some()).then_some((chain, places))
+}
+
+fn worker(decide: &mut Decider<'_>, own: &ChainLayer, outer: &DefaultLayers) -> Option<Worker> {
+    let max_runs = decide.maybe("max_runs", [&own.max_runs, &outer.chain.max_runs]);
+    let max_rss = decide.maybe("max_rss", [&own.max_rss, &outer.chain.max_rss]);
+    let isolation =
+        decide.or("isolation", [&own.isolation, &outer.chain.isolation], Isolation::Warm);
+    let program = decide.maybe("worker", [&own.worker, &outer.chain.worker])?;
+    Some(Worker { program, max_runs, max_rss, isolation })
+}
+
+/// Not yet: workers and `call` are understood and refused until a chain can run them. Taking this
+/// function and its call away is all that is needed then; the rule that a `call` needs a `worker`
+/// stays.
+fn workers_to_come(reader: &mut Reader<'_>, fields: &Fields<'_>, chain: &Chain) {
+    let help = || Some("a command works: run: [\"python\", \"manage.py\", \"…\"]".to_owned());
+    if chain.worker.is_some()
+        && let Some(entry) = fields.get("worker")
+    {
+        reader.error(&entry.name_span, "`worker` does not work yet in this version", help());
+    } else if chain.tasks.iter().any(|task| matches!(task.command, Command::Call(_)))
+        && let Some(entry) = fields.get("tasks")
+    {
+        reader.error(&entry.name_span, "`call` does not work yet in this version", help());
+    }
+}
+
+/// Variables by key, the nearest layer first; an explicit `env: None` cuts off what is further out.
+fn environment(
+    decide: &mut Decider<'_>,
+    layers: [&Slot<BTreeMap<String, Said<String>>>; 2],
+) -> BTreeMap<String, String> {
+    let mut merged: BTreeMap<String, Said<String>> = BTreeMap::new();
+    for layer in layers.into_iter().flatten() {
+        let Some(variables) = &layer.value else { break };
+        for (key, said) in variables {
+            merged.entry(key.clone()).or_insert_with(|| said.clone());
+        }
+    }
+    let mut environment = BTreeMap::new();
+    for (key, said) in merged {
+        decide.note(&format!("env.{key}"), &said.place);
+        if let Some(value) = said.value {
+            environment.insert(key, value);
+        }
+    }
+    environment
+}
+
+/// Who the chain runs as. As root it must be said; a normal user is nobody but itself.
+fn user(
+    reader: &mut Reader<'_>,
+    own: &ChainLayer,
+    outer: &DefaultLayers,
+    who: &Defaults,
+    opening: &std::ops::Range<usize>,
+    name: Option<&str>,
+) -> UserSpec {
+    let said = nearest([&own.user, &outer.chain.user]);
+    let spec = said.and_then(|said| said.value.clone());
+    match (&spec, said) {
+        (Some(spec), Some(said)) => {
+            if !who.may_be(spec) {
+                let problem = Problem::error(
+                    said.place.file,
+                    said.place.span.clone(),
+                    "only root can run a chain as another user",
+                )
+                .help("write user: Current, or start it as root");
+                reader.problems.push(problem);
+            }
+            spec.clone()
+        }
+        _ => {
+            if who.as_root {
+                let message = match name {
+                    Some(name) => format!("the chain {} has no `user`", quoted(name)),
+                    None => "this chain has no `user`".to_owned(),
+                };
+                let help = "say who it runs as, here or in `defaults`: user: \"name\"; root must be asked for by name: user: \"root\"";
+                reader.error(opening, message, Some(help.to_owned()));
+            }
+            UserSpec::Current
+        }
+    }
+}
+
+fn name(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    opening: &std::ops::Range<usize>,
+    tasks: &[Task],
+    places: &mut ChainPlaces,
+) -> Option<String> {
+    if let Some(said) = reader.said(fields, "name", |reader, name, node| reader.text(name, node))
+        && let Some(name) = said.value
+    {
+        places.fields.insert("name".to_owned(), said.place.clone());
+        let fine = checked_name(reader, &said.place.span, &name, "chain");
+        if fine && matches!(name.as_str(), "master" | "runner") {
+            let message = format!("the name `{name}` is taken by the runner itself");
+            reader.error(&said.place.span, message, None);
+        }
+        return fine.then_some(name);
+    }
+    if fields.get("name").is_some_and(|entry| entry.value.kind != Kind::None) || tasks.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+    let joined = names.join("_");
+    if names.iter().any(|name| name.is_empty()) {
+        return None;
+    }
+    let help = Some("give it one: name: \"…\"".to_owned());
+    if joined.len() > LONGEST_NAME {
+        let message = format!(
+            "this chain needs a name: its tasks' names joined are longer than {LONGEST_NAME} bytes"
+        );
+        reader.error(opening, message, help);
+        return None;
+    }
+    if matches!(joined.as_str(), "master" | "runner") {
+        let message =
+            format!("this chain needs a name: {} is taken by the runner itself", quoted(&joined));
+        reader.error(opening, message, help);
+        return None;
+    }
+    Some(joined)
+}
+
+/// Whether a name can be a file's name, a mail's subject and a word on a command line.
+fn checked_name(
+    reader: &mut Reader<'_>,
+    span: &std::ops::Range<usize>,
+    name: &str,
+    what: &str,
+) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let message = if name.is_empty() {
+        format!("the name of a {what} cannot be empty")
+    } else if name.len() > LONGEST_NAME {
+        format!("the name of a {what} has at most {LONGEST_NAME} bytes")
+    } else if let Some(c) = name.chars().find(|c| !allowed(*c)) {
+        format!("the name of a {what} cannot hold {}", quoted(&c.to_string()))
+    } else if name.chars().all(|c| c == '.') {
+        format!("the name of a {what} cannot be dots only")
+    } else {
+        return true;
+    };
+    reader.error(span, message, Some("letters, digits, `.`, `_` and `-` are allowed".to_owned()));
+    false
+}
+
+fn tasks(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    opening: &std::ops::Range<usize>,
+    chain: &TaskLayer,
+    outer: &DefaultLayers,
+    places: &mut ChainPlaces,
+) -> Vec<Task> {
+    let Some(entry) = fields.get("tasks") else {
+        let help = "tasks: [ ( name: \"…\", run: [\"program\", \"argument\"] ) ]".to_owned();
+        reader.error(opening, "this chain has no `tasks`", Some(help));
+        return Vec::new();
+    };
+    let nodes = match &entry.value.kind {
+        Kind::List(nodes) => nodes,
+        _ => {
+            let help = Some("tasks: [ ( … ), ( … ) ]".to_owned());
+            reader.wrong("tasks", &entry.value, "a list `[…]`", help);
+            return Vec::new();
+        }
+    };
+    if nodes.is_empty() {
+        reader.error(&entry.value.span, "a chain needs at least one task", None);
+    }
+    if nodes.len() > MOST_TASKS {
+        let message = format!("a chain has at most {MOST_TASKS} tasks");
+        reader.error(&entry.name_span, message, None);
+        return Vec::new();
+    }
+    let has_worker = match fields.get("worker") {
+        Some(entry) => entry.value.kind != Kind::None,
+        None => outer.chain.worker.as_ref().is_some_and(|said| said.value.is_some()),
+    };
+    let mut tasks = Vec::new();
+    let mut seen: BTreeMap<String, Place> = BTreeMap::new();
+    for node in nodes {
+        let Some(task) = task(reader, node, chain, outer, has_worker, places, &mut seen) else {
+            continue;
+        };
+        tasks.push(task);
+    }
+    tasks
+}
+
+fn task(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    chain: &TaskLayer,
+    outer: &DefaultLayers,
+    has_worker: bool,
+    places: &mut ChainPlaces,
+    seen: &mut BTreeMap<String, Place>,
+) -> Option<Task> {
+    let fields = reader.fields("a task", node, Section::Task)?;
+    let own = TaskLayer::read(reader, &fields);
+    let opening = node.span.start..node.span.start + 1;
+    let command = command(reader, &fields, &opening, has_worker);
+    let (name, name_place) = task_name(reader, &fields, &opening, command.as_ref());
+    if !name.is_empty() {
+        if let Some(first) = seen.get(&name) {
+            let problem = Problem::error(
+                reader.file,
+                name_place.span.clone(),
+                format!("two tasks of this chain have the name {}", quoted(&name)),
+            )
+            .label("again here")
+            .also(first.clone(), "first here")
+            .help("give each a `name` of its own");
+            reader.problems.push(problem);
+        } else {
+            seen.insert(name.clone(), name_place.clone());
+        }
+    }
+    let mut decide = Decider { prefix: format!("tasks.{name}."), places };
+    decide.note("name", &name_place);
+    for field in ["run", "sh", "call"] {
+        if let Some(entry) = fields.get(field) {
+            decide.note("command", &Place { file: reader.file, span: entry.value.span.clone() });
+        }
+    }
+    macro_rules! layers {
+        ($field:ident) => {
+            [&own.$field, &chain.$field, &outer.task.$field]
+        };
+    }
+    const HOUR: u64 = 3600;
+    let downtime = decide.or(
+        "non_recoverable_downtime",
+        layers!(non_recoverable_downtime),
+        Duration::from_secs(12 * HOUR),
+    );
+    let overdue_said = nearest(layers!(overdue)).is_some();
+    let overdue = decide.maybe("overdue", layers!(overdue));
+    let mut said = Vec::new();
+    macro_rules! said {
+        ($($field:ident),*) => {
+            $(if nearest(layers!($field)).is_some() { said.push(stringify!($field).to_owned()); })*
+        };
+    }
+    said!(
+        success_cooldown,
+        fail_cooldown,
+        non_recoverable_downtime,
+        remind_every,
+        timeout,
+        overdue,
+        forget_after,
+        ok_exit,
+        to
+    );
+    Some(Task {
+        success_cooldown: decide.or(
+            "success_cooldown",
+            layers!(success_cooldown),
+            Duration::from_secs(300),
+        ),
+        fail_cooldown: decide.or(
+            "fail_cooldown",
+            layers!(fail_cooldown),
+            Duration::from_secs(1200),
+        ),
+        non_recoverable_downtime: downtime,
+        remind_every: decide.or("remind_every", layers!(remind_every), downtime),
+        timeout: decide.maybe("timeout", layers!(timeout)),
+        overdue: if overdue_said { overdue } else { Some(downtime) },
+        forget_after: decide.or(
+            "forget_after",
+            layers!(forget_after),
+            Duration::from_secs(7 * 24 * HOUR),
+        ),
+        ok_exit: decide.or("ok_exit", layers!(ok_exit), vec![0]),
+        to: decide.or("to", layers!(to), Vec::new()),
+        command: command.unwrap_or(Command::Run(Vec::new())),
+        name,
+        said,
+    })
+}
+
+/// `run`, `sh` or `call`: exactly one.
+fn command(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    opening: &std::ops::Range<usize>,
+    has_worker: bool,
+) -> Option<Command> {
+    let said: Vec<_> =
+        ["run", "sh", "call"].into_iter().filter_map(|word| fields.get(word)).collect();
+    match said.as_slice() {
+        [] => {
+            let help =
+                "say what it does: run: [\"program\", \"argument\"], or sh: \"a shell's line\"";
+            reader.error(
+                opening,
+                "this task has neither `run` nor `sh` nor `call`",
+                Some(help.to_owned()),
+            );
+            return None;
+        }
+        [_] => {}
+        [first, second, ..] => {
+            let message = format!(
+                "a task has one of `run`, `sh` and `call`, not both `{}` and `{}`",
+                first.name, second.name
+            );
+            reader.error(
+                &second.name_span,
+                message,
+                Some("make two tasks of it: they run in order".to_owned()),
+            );
+        }
+    }
+    if let Some(argv) = reader.take(fields, "run", Reader::argv) {
+        return Some(Command::Run(argv));
+    }
+    if let Some(line) = reader.take(fields, "sh", |reader, name, node| {
+        let text = reader.text(name, node)?;
+        if text.trim().is_empty() {
+            reader.error(&node.span, "`sh` is empty", None);
+            return None;
+        }
+        Some(text)
+    }) {
+        return Some(Command::Sh(line));
+    }
+    let call = reader.said(fields, "call", Reader::line)?;
+    if !has_worker {
+        let help = "give the chain one, as in worker: Python(\"/srv/app/env/bin/python\")";
+        reader.error(&call.place.span, "`call` needs a `worker`", Some(help.to_owned()));
+    }
+    call.value.map(Command::Call)
+}
+
+/// The name said, or what the command is called; empty when there is none (that is told).
+fn task_name(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    opening: &std::ops::Range<usize>,
+    command: Option<&Command>,
+) -> (String, Place) {
+    if let Some(said) = reader.said(fields, "name", |reader, name, node| reader.text(name, node))
+        && let Some(name) = said.value
+    {
+        let fine = checked_name(reader, &said.place.span, &name, "task");
+        return (if fine { name } else { String::new() }, said.place);
+    }
+    let place = reader.place(opening);
+    if fields.get("name").is_some_and(|entry| entry.value.kind != Kind::None) {
+        return (String::new(), place);
+    }
+    let derived = match command {
+        Some(Command::Run(argv)) => argv.first().and_then(|program| program.rsplit('/').next()),
+        Some(Command::Call(function)) => function.rsplit('.').next(),
+        Some(Command::Sh(_)) => None,
+        None => return (String::new(), place),
+    };
+    let fits = |name: &&str| {
+        !name.is_empty()
+            && name.len() <= LONGEST_NAME
+            && !name.chars().all(|c| c == '.')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    };
+    match derived.filter(fits) {
+        Some(name) => (name.to_owned(), place),
+        None => {
+            let help = Some("name: \"…\" stands in mails, logs and status".to_owned());
+            reader.error(opening, "this task needs a `name`", help);
+            (String::new(), place)
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Typed reading of values: each function takes a value or tells why it cannot, and the reading
+//! goes on.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::fields::{self, Section};
+use super::problem::{Place, Problem, Problems, Span, closest, quoted};
+use super::tree::{Body, Entry, Kind, Node};
+use super::units;
+
+/// Reads the values of one file.
+pub(crate) struct Reader<'a> {
+    pub(crate) file: usize,
+    /// Where relative paths start.
+    pub(crate) folder: &'a Path,
+    pub(crate) problems: &'a mut Problems,
+}
+
+/// The fields of one `( … )`.
+pub(crate) struct Fields<'n> {
+    entries: Vec<&'n Entry>,
+}
+
+impl<'n> Fields<'n> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'n Entry> {
+        self.entries.iter().find(|entry| entry.name == name).copied()
+    }
+}
+
+/// What a file says of a field; `None` as the value is an explicit `None`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Said<T> {
+    pub(crate) value: Option<T>,
+    pub(crate) place: Place,
+}
+
+impl Reader<'_> {
+    pub(crate) fn place(&self, span: &Span) -> Place {
+        Place { file: self.file, span: span.clone() }
+    }
+
+    pub(crate) fn error(&mut self, span: &Span, message: impl Into<String>, help: Option<String>) {
+        self.problems.push(Problem::error(self.file, span.clone(), message).maybe_help(help));
+    }
+
+    pub(crate) fn warn(&mut self, span: &Span, message: impl Into<String>, help: &str) {
+        self.problems.push(Problem::warning(self.file, span.clone(), message).help(help));
+    }
+
+    /// Tells that a field has a value of the wrong kind.
+    pub(crate) fn wrong(&mut self, name: &str, node: &Node, wanted: &str, help: Option<String>) {
+        if node.kind != Kind::Broken {
+            let message = format!("`{name}` takes {wanted}, not {}", node.describe());
+            self.error(&node.span, message, help);
+        }
+    }
+
+    /// The fields of a `( … )`, unknown and repeated ones told. A name in front of the
+    /// parentheses is accepted.
+    pub(crate) fn fields<'n>(
+        &mut self,
+        name: &str,
+        node: &'n Node,
+        section: Section,
+    ) -> Option<Fields<'n>> {
+        let entries: &[Entry] = match &node.kind {
+            Kind::Named { body: Body::Struct(entries), .. } => entries,
+            Kind::Named { body: Body::Tuple(values), .. } if values.is_empty() => &[],
+            Kind::Named { body: Body::Tuple(values), .. } => {
+                for value in values.iter().filter(|value| value.kind != Kind::Broken) {
+                    let message = "this value has no name in front of it";
+                    self.error(&value.span, message, Some("write NAME: value".to_owned()));
+                }
+                return None;
+            }
+            Kind::Map(_) => {
+                let help = "fields stand in `( … )`, without quotes around their names";
+                self.wrong(name, node, "`( … )`", Some(help.to_owned()));
+                return None;
+            }
+            _ => {
+                self.wrong(name, node, "`( … )`", None);
+                return None;
+            }
+        };
+        let mut kept: Vec<&Entry> = Vec::new();
+        for entry in entries {
+            let word = &entry.name;
+            if !fields::known(section, word) {
+                let message = format!("{} has no field {}", section.name(), quoted(word));
+                self.error(&entry.name_span, message, fields::advice(section, word));
+            } else if let Some(first) = kept.iter().find(|first| first.name == *word) {
+                let problem = Problem::error(
+                    self.file,
+                    entry.name_span.clone(),
+                    format!("`{word}` is said twice"),
+                )
+                .label("said again here")
+                .also(self.place(&first.name_span), "first said here");
+                self.problems.push(problem);
+            } else {
+                kept.push(entry);
+            }
+        }
+        Some(Fields { entries: kept })
+    }
+
+    /// What the fields say of `name`, if it can be read.
+    pub(crate) fn said<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &str,
+        read: impl Fn(&mut Self, &str, &Node) -> Option<T>,
+    ) -> Option<Said<T>> {
+        let entry = fields.get(name)?;
+        let place = self.place(&entry.value.span);
+        if entry.value.kind == Kind::None {
+            return Some(Said { value: None, place });
+        }
+        read(self, name, &entry.value).map(|value| Said { value: Some(value), place })
+    }
+
+    /// The same where neither place nor an explicit `None` matters.
+    pub(crate) fn take<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &str,
+        read: impl Fn(&mut Self, &str, &Node) -> Option<T>,
+    ) -> Option<T> {
+        self.said(fields, name, read).and_then(|said| said.value)
+    }
+
+    pub(crate) fn bool(&mut self, name: &str, node: &Node) -> Option<bool> {
+        match node.kind {
+            Kind::Bool(value) => Some(value),
+            _ => {
+                self.wrong(name, node, "`true` or `false`", None);
+                None
+            }
+        }
+    }
+
+    /// A whole number of a range.
+    pub(crate) fn number(&mut self, name: &str, node: &Node, low: i64, high: i64) -> Option<i64> {
+        let wanted = || {
+            if high == i64::MAX {
+                format!("a number of at least {low}")
+            } else {
+                format!("a number from {low} to {high}")
+            }
+        };
+        match &node.kind {
+            Kind::Int(value) => match i64::try_from(*value) {
+                Ok(value) if (low..=high).contains(&value) => Some(value),
+                _ => {
+                    self.error(&node.span, format!("`{name}` takes {}", wanted()), None);
+                    None
+                }
+            },
+            Kind::Text(text) if text.trim().parse::<i64>().is_ok() => {
+                let help = format!("without quotes: {}", text.trim());
+                self.wrong(name, node, &wanted(), Some(help));
+                None
+            }
+            _ => {
+                self.wrong(name, node, &wanted(), None);
+                None
+            }
+        }
+    }
+
+    /// A text without NUL, possibly empty.
+    pub(crate) fn text(&mut self, name: &str, node: &Node) -> Option<String> {
+        match &node.kind {
+            Kind::Text(text) if text.contains('\0') => {
+                self.error(&node.span, format!("`{name}` cannot hold a NUL"), None);
+                None
+            }
+            Kind::Text(text) => Some(text.clone()),
+            Kind::Named { name: Some(word), body: Body::Unit } => {
+                let help = format!("in quotes: \"{word}\"");
+                self.wrong(name, node, "text in quotes", Some(help));
+                None
+            }
+            Kind::Int(number) => {
+                let help = format!("in quotes: \"{number}\"");
+                self.wrong(name, node, "text in quotes", Some(help));
+                None
+            }
+            _ => {
+                self.wrong(name, node, "text in quotes", None);
+                None
+            }
+        }
+    }
+
+    /// A text of one line that says something.
+    pub(crate) fn line(&mut self, name: &str, node: &Node) -> Option<String> {
+        let text = self.text(name, node)?;
+        if text.trim().is_empty() {
+            self.error(&node.span, format!("`{name}` is empty"), None);
+            return None;
+        }
+        if text.chars().any(char::is_control) {
+            self.error(
+                &node.span,
+                format!("`{name}` takes one line without control characters"),
+                None,
+            );
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A path; a relative one starts at the folder of the file that names it.
+    pub(crate) fn path(&mut self, name: &str, node: &Node) -> Option<PathBuf> {
+        let text = self.text(name, node)?;
+        if text.trim().is_empty() {
+            self.error(&node.span, format!("`{name}` is empty"), None);
+            return None;
+        }
+        if text.starts_with('~') {
+            let help = "write the whole path; `~` is a shell's word".to_owned();
+            self.error(&node.span, format!("`{name}` cannot begin with `~`"), Some(help));
+            return None;
+        }
+        if is_variable(&text) {
+            self.warn(&node.span, "no variables are put in here", "write the whole path");
+        }
+        Some(tidy(&self.folder.join(text)))
+    }
+
+    pub(crate) fn duration(&mut self, name: &str, node: &Node) -> Option<Duration> {
+        let result = match &node.kind {
+            Kind::Text(text) => units::duration(text),
+            Kind::Int(number) => Err(units::no_unit(&number.to_string())),
+            _ => {
+                let help = Some("durations are written \"90s\", \"1h 30m\"".to_owned());
+                self.wrong(name, node, "a duration in quotes", help);
+                return None;
+            }
+        };
+        match result {
+            Ok(duration) => Some(duration),
+            Err((message, help)) => {
+                self.error(&node.span, message, help);
+                None
+            }
+        }
+    }
+
+    /// A duration that is not zero.
+    pub(crate) fn some_time(&mut self, name: &str, node: &Node) -> Option<Duration> {
+        let duration = self.duration(name, node)?;
+        if duration.is_zero() {
+            let help = Some("leave the field out, or write None, for its default".to_owned());
+            self.error(&node.span, format!("`{name}` cannot be zero"), help);
+            return None;
+        }
+        Some(duration)
+    }
+
+    pub(crate) fn size(&mut self, name: &str, node: &Node) -> Option<u64> {
+        let result = match &node.kind {
+            Kind::Text(text) => units::size(text),
+            Kind::Int(number) => {
+                u64::try_from(*number).map_err(|_| ("this is no size".to_owned(), None))
+            }
+            _ => {
+                let help = Some("sizes are written \"512KiB\", \"100MiB\"".to_owned());
+                self.wrong(name, node, "a size", help);
+                return None;
+            }
+        };
+        match result {
+            Ok(size) => Some(size),
+            Err((message, help)) => {
+                self.error(&node.span, message, help);
+                None
+            }
+        }
+    }
+
+    /// A list; faulty members are told and left out.
+    pub(crate) fn list<T>(
+        &mut self,
+        name: &str,
+        node: &Node,
+        read: impl Fn(&mut Self, &str, &Node) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        match &node.kind {
+            Kind::List(nodes) => {
+                Some(nodes.iter().filter_map(|node| read(self, name, node)).collect())
+            }
+            Kind::Text(text) => {
+                let help = format!("as a list: [{text:?}]");
+                self.wrong(name, node, "a list `[…]`", Some(help));
+                None
+            }
+            _ => {
+                self.wrong(name, node, "a list `[…]`", None);
+                None
+            }
+        }
+    }
+
+    /// A word, as in `Main` or `Lines("file")`, and what stands in its parentheses.
+    pub(crate) fn word<'n>(
+        &mut self,
+        name: &str,
+        node: &'n Node,
+        words: &[&'static str],
+    ) -> Option<(&'static str, &'n Body)> {
+        let (written, body) = match &node.kind {
+            Kind::Named { name: Some(written), body } => (written.as_str(), body),
+            Kind::None if words.contains(&"None") => return Some(("None", &Body::Unit)),
+            Kind::Text(text) => {
+                let help = closest(text, words.iter().copied())
+                    .map_or_else(|| one_of(words), |word| format!("without quotes: {word}"));
+                self.wrong(name, node, "a word", Some(help));
+                return None;
+            }
+            _ => {
+                self.wrong(name, node, "a word", Some(one_of(words)));
+                return None;
+            }
+        };
+        if let Some(word) = words.iter().find(|word| **word == written) {
+            return Some((word, body));
+        }
+        let help = closest(written, words.iter().copied())
+            .map_or_else(|| one_of(words), |word| format!("did you mean `{word}`?"));
+        self.error(&node.span, format!("`{name}` has no {}", quoted(written)), Some(help));
+        None
+    }
+
+    /// A word that stands alone.
+    pub(crate) fn lone_word(
+        &mut self,
+        name: &str,
+        node: &Node,
+        words: &[&'static str],
+    ) -> Option<&'static str> {
+        let (word, body) = self.word(name, node, words)?;
+        self.no_body(word, node, body).then_some(word)
+    }
+
+    /// Whether a word stands without parentheses, as it should.
+    pub(crate) fn no_body(&mut self, word: &str, node: &Node, body: &Body) -> bool {
+        match body {
+            Body::Unit => true,
+            _ => {
+                self.error(&node.span, format!("`{word}` takes nothing in parentheses"), None);
+                false
+            }
+        }
+    }
+
+    /// The one value in the parentheses of a word.
+    pub(crate) fn one_value<'n>(
+        &mut self,
+        word: &str,
+        node: &Node,
+        body: &'n Body,
+        example: &str,
+    ) -> Option<&'n Node> {
+        match body {
+            Body::Tuple(values) if values.len() == 1 => values.first(),
+            _ => {
+                let help = Some(format!("write {word}({example})"));
+                self.error(&node.span, format!("`{word}` takes one value in parentheses"), help);
+                None
+            }
+        }
+    }
+}
+
+fn one_of(words: &[&str]) -> String {
+    format!("one of: {}", words.join(", "))
+}
+
+/// Whether a text has something in it that a shell would replace.
+pub(crate) fn is_variable(text: &str) -> bool {
+    text.match_indices('$').any(|(at, _)| {
+        text[at + 1..]
+            .starts_with(|c: char| c == '{' || c == '(' || c == '_' || c.is_ascii_alphabetic())
+    })
+}
+
+/// Without `.` and with `..` taken away where the text alone allows it (no links are followed).
+fn tidy(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut tidied = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if matches!(tidied.components().next_back(), Some(Component::Normal(_))) =>
+            {
+                tidied.pop();
+            }
+            Component::ParentDir if tidied.has_root() => {}
+            part => tidied.push(part),
+        }
+    }
+    tidied
+}
