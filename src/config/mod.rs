@@ -6,6 +6,7 @@
 //! sections (`sections`), put together by `load`. The table of all fields is in `fields`.
 
 mod chain;
+pub mod env_file;
 mod fields;
 mod layers;
 mod load;

@@ -1,2 +1,7 @@
 //! Pure decisions. Nothing here reads a clock, touches a descriptor or calls the floors above:
 //! time comes in as an argument, the next deadline and a list of actions go out.
+
+pub mod backoff;
+pub mod environment;
+pub mod fingerprint;
+pub mod task_loop;

@@ -203,6 +203,20 @@ pub fn give(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
 }
 
+/// Opens a regular file to read it, through links if need be: with the rights of a chain's own
+/// user. A FIFO or device is refused, not waited for.
+///
+/// # Errors
+/// When it is missing, something else, or cannot be read.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok(file)
+}
+
 /// Opens a file for reading without following any link on the way.
 ///
 /// # Errors

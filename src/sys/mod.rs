@@ -12,10 +12,22 @@ pub mod locks;
 pub mod memfd;
 pub mod peer;
 pub mod pidfd;
+pub mod pipe;
 pub mod poll;
 pub mod privileges;
 pub mod proc;
 pub mod signals;
 pub mod socket;
 pub mod spawn;
+pub mod tree;
 pub mod wait;
+
+/// A system error for people: "No such file or directory", without the number that Rust adds.
+pub fn error_text(cause: &std::io::Error) -> String {
+    let text = cause.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+pub mod stdio;

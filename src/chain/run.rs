@@ -1,0 +1,294 @@
+//! One run of a task, from its start to the moment when nothing that it started is left.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::output::Tails;
+use super::{Runner, Wish, world};
+use crate::config::model::{Leftovers, Task};
+use crate::policy::fingerprint;
+use crate::sys::clock;
+use crate::sys::fork::Pid;
+use crate::sys::spawn::{self, Failure, Step};
+use crate::sys::tree::signal_descendants;
+use crate::sys::wait::{Change, Reaped, reap, signal_child};
+use crate::wire::outcome::Outcome;
+use crate::wire::report::{MAX_TAIL, Report, RunEnd};
+use crate::wire::time::{Timestamp, WallTime};
+
+/// Pause between two rounds of SIGKILL: a fork bomb may outrun one.
+const KILL_ROUND: Duration = Duration::from_millis(50);
+
+/// After that long of SIGKILL in vain the master is asked to help with its own rights.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+const SIGKILL: i32 = 9;
+
+/// Why and since when a run is being ended.
+struct Ending {
+    why: Outcome,
+    kill_at: Duration,
+    next_round: Duration,
+}
+
+/// What came of a run, for the order of the tasks.
+pub(super) enum Ended {
+    /// It succeeded or failed.
+    ByItself {
+        /// Whether by the task's `ok_exit`.
+        success: bool,
+    },
+    /// We ended it.
+    Interrupted,
+    /// Something that it started cannot be ended with this user's rights: the chain must leave.
+    Stuck,
+}
+
+impl Runner<'_> {
+    /// Runs a task and ends what it leaves behind.
+    pub(super) fn run(&mut self, index: usize) -> Ended {
+        let Some(task) = self.chain.tasks.get(index) else { return Ended::Interrupted };
+        self.run_number += 1;
+        let run = self.run_number;
+        let started = (Timestamp(clock::boottime_ms()), clock::monotonic());
+        self.reports.send(Report::Started { run, task: task.name.clone(), at: started.0 });
+        let (outcome, tails, stuck) = match self.start(index, task, run) {
+            Ok(pid) => {
+                let outcome = self.wait_for_exit(pid, task, started.1);
+                let tails = self.output.finish();
+                let ended_by_us = matches!(outcome, Outcome::Timeout | Outcome::Interrupted);
+                let stuck = self.end_leftovers(task, ended_by_us);
+                (outcome, tails, stuck)
+            }
+            Err(failure) => {
+                drop(self.output.finish());
+                let said = describe(task, &failure);
+                let stderr = said.into_bytes();
+                (Outcome::CannotStart, Tails { stdout: Vec::new(), stderr }, false)
+            }
+        };
+        let success = matches!(&outcome, Outcome::Exit(code) if task.ok_exit.contains(code));
+        self.report_end(task, run, outcome.clone(), success, started, &tails);
+        if stuck {
+            Ended::Stuck
+        } else if outcome == Outcome::Interrupted {
+            Ended::Interrupted
+        } else {
+            Ended::ByItself { success }
+        }
+    }
+
+    fn start(&mut self, index: usize, task: &Task, run: u64) -> Result<Pid, Failure> {
+        let no_descriptors = |cause| Failure { step: Step::Descriptors, cause };
+        let (stdout, stderr) = self.output.begin(&task.name, run).map_err(no_descriptors)?;
+        let image = &mut self.images[index];
+        world::number_run(image, run);
+        let fds = [self.null.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        spawn::spawn(image, &fds)
+    }
+
+    /// Waits until the program itself has exited; ends it when it must.
+    fn wait_for_exit(&mut self, pid: Pid, task: &Task, started: Duration) -> Outcome {
+        let times_out = task.timeout.map(|timeout| started.saturating_add(timeout));
+        let mut ending: Option<Ending> = None;
+        loop {
+            if let Some(exit) = self.reap_program(pid) {
+                return match ending {
+                    Some(ending) => ending.why,
+                    None => exit,
+                };
+            }
+            let now = clock::monotonic();
+            if self.wish == Wish::StopNow && ending.is_none() {
+                ending = Some(self.begin_ending(Outcome::Interrupted, now));
+            }
+            if times_out.is_some_and(|at| at <= now) && ending.is_none() {
+                ending = Some(self.begin_ending(Outcome::Timeout, now));
+            }
+            let deadline = match &mut ending {
+                Some(ending) => Some(self.press(ending, now)),
+                None => times_out,
+            };
+            self.wait(deadline.map(|at| at.saturating_sub(now)));
+        }
+    }
+
+    /// Asks everything of the run to end.
+    fn begin_ending(&mut self, why: Outcome, now: Duration) -> Ending {
+        signal_descendants(&self.kept, self.chain.stop_signal);
+        // A stopped process would never see the request.
+        signal_descendants(&self.kept, SIGCONT);
+        let kill_at = now.saturating_add(self.chain.kill_timeout);
+        Ending { why, kill_at, next_round: kill_at }
+    }
+
+    /// Kills what has had its time; returns when to look again.
+    fn press(&mut self, ending: &mut Ending, now: Duration) -> Duration {
+        if self.hurry {
+            ending.kill_at = ending.kill_at.min(now);
+            ending.next_round = ending.next_round.min(now);
+            self.hurry = false;
+        }
+        if now >= ending.next_round {
+            signal_descendants(&self.kept, SIGKILL);
+            ending.next_round = now.saturating_add(KILL_ROUND);
+        }
+        ending.next_round
+    }
+
+    /// The program's own exit, while others that it started are reaped in passing.
+    fn reap_program(&mut self, pid: Pid) -> Option<Outcome> {
+        loop {
+            match reap(false) {
+                Ok(Reaped::One(Change::Exited(child, code))) if child == pid => {
+                    return Some(Outcome::Exit(u8::try_from(code).unwrap_or(u8::MAX)));
+                }
+                Ok(Reaped::One(Change::Killed(child, signal))) if child == pid => {
+                    return Some(Outcome::Signal(signal));
+                }
+                Ok(Reaped::One(Change::Exited(child, _) | Change::Killed(child, _))) => {
+                    self.kept.retain(|kept| *kept != child);
+                }
+                Ok(Reaped::One(_)) => {}
+                Ok(Reaped::Nothing) => return None,
+                // The program is nobody's child any more: it cannot be waited for.
+                Ok(Reaped::NoChildren) | Err(_) => return Some(Outcome::Interrupted),
+            }
+        }
+    }
+
+    /// Ends what the program left behind, or keeps it as configured; whether something cannot be
+    /// ended with this user's rights.
+    fn end_leftovers(&mut self, task: &Task, ended_by_us: bool) -> bool {
+        if self.nothing_left() {
+            return false;
+        }
+        let left: Vec<Pid> = self.living_children();
+        if left.is_empty() {
+            return false;
+        }
+        let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
+        if self.chain.leftovers == Leftovers::Keep && !ended_by_us {
+            self.kept.extend(left);
+            self.reports.say(
+                "info",
+                format!("[{}] left {count} processes behind; they are kept", task.name),
+            );
+            return false;
+        }
+        let begun = clock::monotonic();
+        let mut ending = self.begin_ending(Outcome::Interrupted, begun);
+        loop {
+            if self.nothing_left() {
+                self.tell_leftovers(task, count, true);
+                return false;
+            }
+            let now = clock::monotonic();
+            if now >= ending.kill_at.saturating_add(KILL_PATIENCE) {
+                self.tell_leftovers(task, count, false);
+                return true;
+            }
+            let again = self.press(&mut ending, now);
+            self.wait(Some(again.saturating_sub(now)));
+        }
+    }
+
+    fn tell_leftovers(&mut self, task: &Task, count: u32, ended: bool) {
+        self.reports.send(Report::Leftovers { task: task.name.clone(), count, ended });
+    }
+
+    /// Reaps whatever has ended; whether nothing but what is kept remains. For a subreaper this
+    /// is exact: double-forked and setsid'd processes included.
+    fn nothing_left(&mut self) -> bool {
+        loop {
+            match reap(false) {
+                Ok(Reaped::One(Change::Exited(child, _) | Change::Killed(child, _))) => {
+                    self.kept.retain(|kept| *kept != child);
+                }
+                Ok(Reaped::One(_)) => {}
+                Ok(Reaped::NoChildren) | Err(_) => {
+                    self.kept.clear();
+                    return true;
+                }
+                Ok(Reaped::Nothing) => {
+                    return !self.kept.is_empty() && self.living_children().is_empty();
+                }
+            }
+        }
+    }
+
+    fn living_children(&self) -> Vec<Pid> {
+        let mut children = crate::sys::wait::children().unwrap_or_default();
+        children.retain(|child| !self.kept.contains(child));
+        children
+    }
+
+    /// Before the chain process ends for good: what was kept goes too, if `all`.
+    pub(super) fn end_kept(&mut self) {
+        for child in std::mem::take(&mut self.kept) {
+            let _ = signal_child(child, self.chain.stop_signal);
+        }
+    }
+
+    fn report_end(
+        &mut self,
+        task: &Task,
+        run: u64,
+        outcome: Outcome,
+        success: bool,
+        started: (Timestamp, Duration),
+        tails: &Tails,
+    ) {
+        let took = clock::monotonic().saturating_sub(started.1);
+        let failed = !success && outcome != Outcome::Interrupted;
+        let mut end = RunEnd {
+            run,
+            task: task.name.clone(),
+            success,
+            started: started.0,
+            ended: Timestamp(clock::boottime_ms()),
+            wall: WallTime(clock::wall_ms()),
+            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            count: 1,
+            fingerprint: String::new(),
+            message: String::new(),
+            stderr: String::new(),
+            stdout: String::new(),
+            outcome,
+        };
+        if failed {
+            let finding = fingerprint::of(&end.outcome, &tails.stderr);
+            end.fingerprint = finding.fingerprint;
+            end.message = finding.message;
+            end.stderr = last_text(&tails.stderr);
+            end.stdout = last_text(&tails.stdout);
+        }
+        self.reports.send(Report::Ended(end));
+    }
+}
+
+const SIGCONT: i32 = 18;
+
+/// The last bytes as text; what is no UTF-8 becomes U+FFFD.
+fn last_text(bytes: &[u8]) -> String {
+    let mut start = bytes.len().saturating_sub(MAX_TAIL);
+    while start < bytes.len() && start > 0 && bytes[start] & 0xc0 == 0x80 {
+        start += 1;
+    }
+    String::from_utf8_lossy(&bytes[start..]).into_owned()
+}
+
+fn describe(task: &Task, failure: &Failure) -> String {
+    use crate::config::model::Command;
+    let program = match &task.command {
+        Command::Run(argv) => argv.first().cloned().unwrap_or_default(),
+        Command::Sh(_) => "/bin/sh".to_owned(),
+        Command::Call(name) => name.clone(),
+    };
+    let cause = crate::sys::error_text(&failure.cause);
+    match failure.step {
+        Step::Exec => format!("cannot execute {program}: {cause}"),
+        Step::Cwd => format!("cannot enter the working folder for {program}: {cause}"),
+        _ => format!("cannot start {program}: {failure}"),
+    }
+}

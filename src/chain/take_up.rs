@@ -1,0 +1,344 @@
+//! From a fork of the master to a chain of its own: let go, take the lock, wait for orphans, write
+//! the pidfile, become the user.
+//!
+//! The order matters. The lock comes before anything that another process of this chain could do
+//! at the same time; the pidfile comes while still root, in a folder that only root writes;
+//! nothing of the user's is opened before the drop.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use super::output::Output;
+use super::reports::ReportSender;
+use super::{Setup, world};
+use crate::config::model::{Chain, GroupSpec, IoNice, Leftovers, Scheduler, UserSpec};
+use crate::sys::account::{Account, Who, resolve};
+use crate::sys::cgroup::Cgroup;
+use crate::sys::fork::{keep_only, new_session};
+use crate::sys::pidfd::PidFd;
+use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
+use crate::sys::signals::Signals;
+use crate::sys::spawn::{Image, reserve_low_descriptors};
+use crate::sys::{clock, fs, locks, poll, proc, stdio};
+
+/// What is left of the way into a chain.
+pub(super) struct Parts {
+    pub(super) images: Vec<Image>,
+    pub(super) signals: Signals,
+    pub(super) output: Output,
+    pub(super) null: OwnedFd,
+}
+
+/// A pidfile holds a number and a newline; what is longer is none of ours.
+const MAX_PIDFILE: u64 = 64;
+
+/// How long an orphan may take beyond its chain's kill_timeout.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A look at something that is waited for.
+const LOOK: Duration = Duration::from_millis(20);
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// Lets go of everything that is the master's, in one place: session and terminal, name,
+/// descriptors, standard streams.
+pub(super) fn detach(setup: &Setup<'_>) -> ReportSender {
+    new_session();
+    proc::set_title(&format!("runner: chain {}", setup.chain.name));
+    let mut keep = vec![setup.reports.as_fd(), setup.run_root.as_fd(), setup.locks.as_fd()];
+    keep.extend(setup.lane);
+    keep_only(&keep);
+    let null = stdio::to_null();
+    // The master's own end was closed with everything else: this one is a copy of ours.
+    let reports = setup.reports.try_clone();
+    let mut sender = match reports {
+        Ok(reports) => ReportSender::new(reports),
+        Err(_) => crate::sys::fork::leave(crate::sys::fork::EXIT_OSERR),
+    };
+    if let Err(cause) = null.and_then(|()| reserve_low_descriptors(5)) {
+        sender.say("warning", format!("cannot open /dev/null: {cause}"));
+    }
+    sender
+}
+
+/// Everything between the fork and the first run.
+///
+/// # Errors
+/// The first thing that failed; the process must end then.
+pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Result<Parts, String> {
+    let chain = setup.chain;
+    become_subreaper()?;
+    let signals = Signals::new().map_err(|e| format!("cannot receive signals: {e}"))?;
+    let mut taking = Taking { setup, reports, signals: &signals };
+    let lock = taking.take_lock()?;
+    // The lock lives as long as this process: closing any descriptor of the file would drop it.
+    std::mem::forget(lock);
+    taking.wait_for_orphans()?;
+    taking.enter_cgroup();
+    let found_pidfile = taking.write_pidfile()?;
+    let looked_up;
+    let account = match setup.account {
+        Some(account) => account,
+        None => {
+            looked_up = look_up(chain)?;
+            &looked_up
+        }
+    };
+    let rlimits = chain
+        .rlimits
+        .iter()
+        .map(|(name, limit)| (name.clone(), (limit.soft, limit.hard)))
+        .collect();
+    let identity = Identity {
+        account,
+        nice: chain.nice,
+        ioprio: chain.ionice.map(ioprio),
+        scheduler: chain.scheduler.map(scheduler),
+        cpu_affinity: chain.cpu_affinity.as_deref(),
+        oom_score_adj: chain.oom_score_adj,
+        rlimits: &rlimits,
+        umask: chain.umask,
+        no_new_privs: chain.no_new_privs,
+    };
+    drop_privileges(&identity, setup.master)?;
+    if setup.first && found_pidfile && setup.old_cgroups.is_none() {
+        taking.end_marked(account.uid)?;
+    }
+    let images = world::images(chain, account, setup.instance)?;
+    let output = Output::open(chain);
+    let null = stdio::open_null().map_err(|e| format!("cannot open /dev/null: {e}"))?;
+    Ok(Parts { images, signals, output, null })
+}
+
+struct Taking<'a, 'b> {
+    setup: &'a Setup<'b>,
+    reports: &'a mut ReportSender,
+    signals: &'a Signals,
+}
+
+impl Taking<'_, '_> {
+    /// The chain's lock. Somebody else's is an orphan of a dead master: it is on its way out, for
+    /// its death signal came; one that stays is killed, once it is proven to be the holder.
+    fn take_lock(&mut self) -> Result<File, String> {
+        let name = format!("{}.lock", self.setup.chain.name);
+        let cannot = |cause: &dyn std::fmt::Display| format!("cannot take lock {name}: {cause}");
+        let file =
+            fs::open_or_create(self.setup.locks, &name, 0o600).map_err(|cause| cannot(&cause))?;
+        let deadline = self.patience();
+        let mut told = false;
+        loop {
+            if locks::try_lock(&file).map_err(|cause| cannot(&cause))? {
+                return Ok(file);
+            }
+            let holder = locks::holder(&file).map_err(|cause| cannot(&cause))?;
+            let Some(holder) = holder else { continue };
+            if holder <= 1 {
+                return Err(cannot(&"its holder cannot be seen from here"));
+            }
+            if !told {
+                self.say(format!("waiting for process {holder} of an earlier master to end"));
+                told = true;
+            }
+            if clock::monotonic() >= deadline {
+                let held = PidFd::open(holder).map_err(|cause| cannot(&cause))?;
+                let still = locks::holder(&file).map_err(|cause| cannot(&cause))? == Some(holder);
+                if let (Some(held), true) = (held, still) {
+                    self.say(format!("killing process {holder} of an earlier master"));
+                    let _ = held.signal(SIGKILL);
+                    let _ = held.wait(Duration::from_secs(1));
+                }
+            }
+            self.pause()?;
+        }
+    }
+
+    /// What an earlier process of this chain left in its control group: waited for, then killed.
+    fn wait_for_orphans(&mut self) -> Result<(), String> {
+        let chain = self.setup.chain;
+        if chain.leftovers == Leftovers::Keep {
+            return Ok(());
+        }
+        let roots = [self.setup.old_cgroups, self.setup.cgroups];
+        let groups: Vec<Cgroup> =
+            roots.into_iter().flatten().filter_map(|root| root.existing(&chain.name)).collect();
+        for group in groups {
+            let deadline = if self.setup.first { self.patience() } else { clock::monotonic() };
+            let mut told = false;
+            while group.is_populated() {
+                if !told {
+                    self.say("waiting for processes of an earlier run to end".to_owned());
+                    told = true;
+                }
+                let late = clock::monotonic().saturating_sub(deadline);
+                if late > Duration::ZERO {
+                    let _ = group.kill();
+                }
+                if late > ORPHAN_PATIENCE {
+                    return Err("cannot start: processes of an earlier run do not end".to_owned());
+                }
+                self.pause()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn enter_cgroup(&mut self) {
+        let Some(root) = self.setup.cgroups else { return };
+        let entered = root.group(&self.setup.chain.name).and_then(|group| group.enter());
+        if let Err(cause) = entered {
+            self.reports.say("warning", format!("cannot use a control group: {cause}"));
+        }
+    }
+
+    /// Informs people and scripts; nothing of ours believes it. Whether an earlier one named a
+    /// process.
+    fn write_pidfile(&mut self) -> Result<bool, String> {
+        let chain = &self.setup.chain.name;
+        let name = format!("{chain}.pid");
+        let mut found = false;
+        match fs::read_small(self.setup.run_root, &name, MAX_PIDFILE) {
+            Ok(content) => {
+                let content = String::from_utf8_lossy(&content).trim().escape_debug().to_string();
+                self.say_debug(format!("Found pidfile {chain} containing: {content}"));
+                found = !content.is_empty();
+                let alive = content.parse::<i32>().is_ok_and(|pid| proc::parent_of(pid).is_some());
+                if found && !alive {
+                    self.say_debug(format!(
+                        "Could not find /proc/{content}, wiping pidfile {chain}"
+                    ));
+                }
+            }
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+            Err(cause) => {
+                self.reports.say("warning", format!("replacing pidfile {chain}: {cause}"));
+            }
+        }
+        let pid = format!("{}\n", std::process::id());
+        fs::replace(self.setup.run_root, &name, pid.as_bytes(), 0o644, false)
+            .map_err(|cause| format!("cannot write pidfile {name}: {cause}"))?;
+        self.say_debug(format!("Wrote pidfile {chain}"));
+        Ok(found)
+    }
+
+    /// Where no control group told: processes that carry our marks, looked for with the chain's
+    /// own rights, since a mark can be forged. What dropped its marks (`env -i`) is not found.
+    fn end_marked(&mut self, uid: u32) -> Result<(), String> {
+        let deadline = self.patience();
+        let mut signal = self.setup.chain.stop_signal;
+        let mut kill_at = clock::monotonic().saturating_add(self.setup.chain.kill_timeout);
+        loop {
+            let marked = self.marked(uid);
+            if marked.is_empty() {
+                return Ok(());
+            }
+            let now = clock::monotonic();
+            if now >= deadline.saturating_add(ORPHAN_PATIENCE) {
+                return Err("cannot start: processes of an earlier run do not end".to_owned());
+            }
+            if now >= kill_at {
+                signal = SIGKILL;
+                kill_at = now;
+            }
+            if signal != 0 {
+                self.say(format!("ending {} processes of an earlier run", marked.len()));
+                for pid in marked {
+                    let Ok(Some(held)) = PidFd::open(pid) else { continue };
+                    if self.is_marked(pid, uid) {
+                        let _ = held.signal(signal);
+                    }
+                }
+                signal = 0;
+            }
+            self.pause()?;
+        }
+    }
+
+    fn marked(&self, uid: u32) -> Vec<i32> {
+        let me = i32::try_from(std::process::id()).unwrap_or(0);
+        proc::pids()
+            .map(|pids| pids.filter(|pid| *pid != me && self.is_marked(*pid, uid)).collect())
+            .unwrap_or_default()
+    }
+
+    fn is_marked(&self, pid: i32, uid: u32) -> bool {
+        let mark = |name: &str| proc::environment_value(pid, name);
+        proc::uid_of(pid) == Some(uid)
+            && mark("RUNNER_CHAIN").is_some_and(|chain| chain == self.setup.chain.name)
+            && mark("RUNNER_INSTANCE").is_some_and(|instance| instance == self.setup.instance)
+    }
+
+    fn patience(&self) -> Duration {
+        clock::monotonic()
+            .saturating_add(self.setup.chain.kill_timeout)
+            .saturating_add(ORPHAN_PATIENCE)
+    }
+
+    /// One look's time; an error when the chain was told to stop meanwhile.
+    fn pause(&mut self) -> Result<(), String> {
+        let _ = poll::wait_readable(&[self.signals.as_fd()], Some(LOOK));
+        while let Ok(Some(signal)) = self.signals.read() {
+            if signal.number == SIGTERM {
+                crate::sys::fork::leave(0);
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, text: String) {
+        self.reports.say("info", text);
+    }
+
+    fn say_debug(&mut self, text: String) {
+        self.reports.say("debug", text);
+    }
+}
+
+/// Who a chain is, by its configuration.
+///
+/// # Errors
+/// When an account or group does not exist, or the name service fails.
+fn look_up(chain: &Chain) -> Result<Account, String> {
+    let group_of = |group: &'_ GroupSpec| -> Result<u32, String> {
+        match group {
+            GroupSpec::Id(id) => Ok(*id),
+            GroupSpec::Name(name) => crate::sys::account::group_id(name)?
+                .ok_or_else(|| format!("cannot start: there is no group {name:?}")),
+        }
+    };
+    let user = match &chain.user {
+        UserSpec::Current => Who::Current,
+        UserSpec::Name(name) => Who::Name(name),
+        UserSpec::Id(id) => Who::Id(*id),
+    };
+    let group = chain.group.as_ref().map(group_of).transpose()?.map(Who::Id);
+    let groups = match &chain.groups {
+        Some(groups) => {
+            Some(groups.iter().map(|g| group_of(g).map(Who::Id)).collect::<Result<Vec<_>, _>>()?)
+        }
+        None => None,
+    };
+    resolve(user, group, groups.as_deref()).map_err(|problem| format!("cannot start: {problem}"))
+}
+
+/// The value of ioprio_set(2).
+fn ioprio(ionice: IoNice) -> u16 {
+    let (class, level) = match ionice {
+        IoNice::Realtime(level) => (1, level),
+        IoNice::BestEffort(level) => (2, level),
+        IoNice::Idle => (3, 0),
+    };
+    (class << 13) | u16::from(level)
+}
+
+/// Policy number and static priority of sched_setscheduler(2).
+fn scheduler(scheduler: Scheduler) -> (i32, i32) {
+    match scheduler {
+        Scheduler::Other => (0, 0),
+        Scheduler::Fifo(priority) => (1, i32::from(priority)),
+        Scheduler::Rr(priority) => (2, i32::from(priority)),
+        Scheduler::Batch => (3, 0),
+        Scheduler::Idle => (5, 0),
+    }
+}

@@ -1,0 +1,118 @@
+//! What a task finds when it starts: program, arguments, environment, folder, limits. Built once
+//! per chain process; only the run's number changes.
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use crate::config::env_file;
+use crate::config::model::{Chain, Command};
+use crate::policy::environment::{Login, environment};
+use crate::sys::account::Account;
+use crate::sys::spawn::{Image, limit};
+
+/// The largest env_file, in bytes.
+const MAX_ENV_FILE: u64 = 1 << 20;
+
+/// One [`Image`] per task, in the chain's order; reads the env_file with the caller's rights.
+///
+/// # Errors
+/// When the env_file cannot be read, or something holds NUL.
+pub(super) fn images(
+    chain: &Chain,
+    account: &Account,
+    instance: &str,
+) -> Result<Vec<Image>, String> {
+    let from_file = match &chain.env_file {
+        Some(path) => read_env_file(path)?,
+        None => Vec::new(),
+    };
+    let login =
+        Login { name: &account.name, uid: account.uid, home: &account.home, shell: &account.shell };
+    let variables = environment(chain, login, &from_file, instance);
+    let path = variables
+        .iter()
+        .find(|variable| variable.name == "PATH")
+        .map_or_else(String::new, |variable| variable.value.clone());
+    let limits = chain
+        .rlimits
+        .iter()
+        .map(|(name, value)| limit(name, value.soft, value.hard))
+        .collect::<Result<Vec<_>, _>>()?;
+    let cwd = chain
+        .cwd
+        .clone()
+        .unwrap_or_else(|| if account.home.is_dir() { account.home.clone() } else { "/".into() });
+    chain
+        .tasks
+        .iter()
+        .map(|task| {
+            let (argv, candidates) = match &task.command {
+                Command::Run(argv) => (argv.clone(), candidates(&argv[0], &path)),
+                Command::Sh(line) => {
+                    let argv = vec!["/bin/sh".to_owned(), "-ec".to_owned(), line.clone()];
+                    (argv, vec!["/bin/sh".to_owned()])
+                }
+                Command::Call(name) => (vec![name.clone()], Vec::new()),
+            };
+            let mut envp: Vec<CString> = variables
+                .iter()
+                .map(|variable| c_string(format!("{}={}", variable.name, variable.value)))
+                .collect::<Result<_, _>>()?;
+            envp.push(c_string(format!("RUNNER_TASK={}", task.name))?);
+            envp.push(c_string("RUNNER_RUN=0".to_owned())?);
+            Ok(Image {
+                candidates: candidates.into_iter().map(c_string).collect::<Result<_, _>>()?,
+                argv: argv.into_iter().map(c_string).collect::<Result<_, _>>()?,
+                envp,
+                cwd: CString::new(cwd.clone().into_os_string().into_vec())
+                    .map_err(|_| format!("cannot use cwd {}: it holds NUL", cwd.display()))?,
+                death_signal: chain.stop_signal,
+                limits: limits.clone(),
+            })
+        })
+        .collect()
+}
+
+/// Tells a run its number, in the last variable.
+pub(super) fn number_run(image: &mut Image, run: u64) {
+    if let (Some(last), Ok(mark)) = (image.envp.last_mut(), c_string(format!("RUNNER_RUN={run}"))) {
+        *last = mark;
+    }
+}
+
+/// Where a program may lie: itself if it names a path, else every folder of PATH (execvp(3)).
+fn candidates(program: &str, path: &str) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    path.split(':')
+        .map(|folder| if folder.is_empty() { "." } else { folder })
+        .map(|folder| format!("{folder}/{program}"))
+        .collect()
+}
+
+fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
+    use std::io::Read;
+    let cannot =
+        |cause: &dyn std::fmt::Display| format!("cannot read env_file {}: {cause}", path.display());
+    let file = crate::sys::fs::open_to_read(path).map_err(|cause| cannot(&cause))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_ENV_FILE + 1).read_to_end(&mut bytes).map_err(|cause| cannot(&cause))?;
+    if bytes.len() as u64 > MAX_ENV_FILE {
+        return Err(cannot(&format!("it is larger than {MAX_ENV_FILE} bytes")));
+    }
+    let text = OsString::from_vec(bytes).into_string().map_err(|_| cannot(&"it is not UTF-8"))?;
+    let (variables, problems) = env_file::parse(&text);
+    match problems.first() {
+        Some((line, problem)) => Err(cannot(&format!("line {line}: {problem}"))),
+        None => Ok(variables),
+    }
+}
+
+fn c_string(text: String) -> Result<CString, String> {
+    CString::new(text).map_err(|text| {
+        let text = String::from_utf8_lossy(&text.into_vec()).into_owned();
+        format!("cannot pass {text:?} to a task: it holds NUL")
+    })
+}

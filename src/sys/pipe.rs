@@ -1,0 +1,43 @@
+//! Pipes for the output of tasks. The two ends are two open file descriptions: a task cannot
+//! change how we read.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+/// What a read gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now.
+    Empty,
+    /// Every writer is gone.
+    Closed,
+}
+
+/// A pipe whose read end never waits; (read end, write end), both close-on-exec.
+///
+/// # Errors
+/// When no descriptors are left.
+pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (source, sink) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&source, OFlags::NONBLOCK)?;
+    Ok((source, sink))
+}
+
+/// Reads what is there.
+pub fn read(source: impl AsFd, buffer: &mut [u8]) -> Read {
+    loop {
+        match rustix::io::read(&source, &mut *buffer) {
+            Ok(0) => return Read::Closed,
+            Ok(count) => return Read::Bytes(count),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Read::Empty,
+            Err(_) => return Read::Closed,
+        }
+    }
+}

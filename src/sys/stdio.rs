@@ -1,0 +1,35 @@
+//! The three standard descriptors of our own processes.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// `/dev/null`, for reading and writing, close-on-exec.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_null() -> io::Result<OwnedFd> {
+    let file: File = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    Ok(file.into())
+}
+
+/// Puts `/dev/null` on 0, 1 and 2.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn to_null() -> io::Result<()> {
+    let null = open_null()?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// Puts `/dev/null` on 0 alone: nothing of ours reads the launcher's input.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn stdin_to_null() -> io::Result<()> {
+    rustix::stdio::dup2_stdin(open_null()?)?;
+    Ok(())
+}
