@@ -1,1 +1,217 @@
-//! To come.
+//! What runnerctl does: it asks the master over the control socket, waits where it is told to,
+//! and shows answers to people and scripts. Nothing that comes from a task reaches the terminal
+//! unescaped.
+
+pub mod check;
+pub mod cli;
+pub mod locate;
+pub mod metrics;
+pub mod rows;
+pub mod status;
+pub mod talk;
+pub mod text;
+pub mod wait;
+mod watch;
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use clap::CommandFactory;
+
+use self::cli::{Cli, MailVerb, Verb};
+use self::talk::{Failure, Master};
+use self::text::Paint;
+use self::wait::Until;
+use crate::wire::control::{Answer, Request};
+use crate::wire::safe::safe_line;
+
+/// Does what the command line says. Returns the exit status.
+pub fn run(cli: Cli) -> u8 {
+    if let Verb::Completions { shell } = cli.verb {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "runnerctl", &mut script);
+        print(&String::from_utf8_lossy(&script));
+        return 0;
+    }
+    let run_root = match &cli.run_root {
+        Some(run_root) => Ok(run_root.clone()),
+        None => locate::run_root(&cli.config),
+    };
+    match run_root.and_then(|run_root| obey(cli.verb, &Master::at(&run_root))) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            complain(&failure.to_string());
+            failure.exit()
+        }
+    }
+}
+
+fn obey(verb: Verb, master: &Master) -> Result<u8, Failure> {
+    match verb {
+        Verb::Status { chains, json, failing, watch } => {
+            if watch {
+                return watch::watch(master, &chains, failing);
+            }
+            show_status(master, &chains, json, failing)
+        }
+        Verb::Reload { chains, dry_run, force, wait } => {
+            let request = Request::Reload { chains, force, dry_run, wait: wait::on_the_wire(wait) };
+            say(&wait::reload(master, &request, wait, say)?);
+            Ok(0)
+        }
+        Verb::Start { which, wait } => {
+            let chains = which.patterns();
+            steer(master, &Request::Start { chains }, wait.then_some(Until::Started))
+        }
+        Verb::Stop { which, now, wait } => {
+            let chains = which.patterns();
+            steer(master, &Request::Stop { chains, now }, wait.then_some(Until::Stopped))
+        }
+        Verb::Restart { which, now, wait } => {
+            let chains = which.patterns();
+            steer(master, &Request::Restart { chains, now }, wait.then_some(Until::Replaced))
+        }
+        Verb::Pause { chain, time, reason } => {
+            plain(master, &Request::Pause { chain, millis: time.map(millis), reason })
+        }
+        Verb::Resume { chain } => plain(master, &Request::Resume { chain }),
+        Verb::Run { chain, task } => plain(master, &Request::Run { chain, task }),
+        Verb::Silence { chain, time, reason } => {
+            plain(master, &Request::Silence { chain, millis: millis(time), reason })
+        }
+        Verb::Shutdown { now, wait } => {
+            plain(master, &Request::Shutdown { now })?;
+            if wait {
+                wait::gone(master)?;
+            }
+            Ok(0)
+        }
+        Verb::Explain { chain } => plain(master, &Request::Explain { chain }),
+        Verb::History { chain, jsonl } => {
+            let fields = ["at", "task", "outcome", "seconds", "stderr"];
+            show_rows(master, &Request::History { chain }, jsonl, &fields)
+        }
+        Verb::Notices { json } => {
+            let fields = ["at", "notice", "chain", "task", "subject"];
+            show_rows(master, &Request::Notices, json, &fields)
+        }
+        Verb::Mail { what: MailVerb::List { json } } => {
+            show_rows(master, &Request::MailList, json, &["at", "id", "to", "subject"])
+        }
+        Verb::Mail { what: MailVerb::Flush } => plain(master, &Request::MailFlush),
+        Verb::Mail { what: MailVerb::Test } => plain(master, &Request::MailTest),
+        Verb::LogLevel { level } => {
+            plain(master, &Request::LogLevel { level: level.name().to_owned() })
+        }
+        Verb::Check => {
+            let (line, exit) = check::check(&master.status(&[]));
+            say(&line);
+            Ok(exit)
+        }
+        Verb::Metrics => match master.status(&[]) {
+            Ok(status) => {
+                print(&metrics::metrics(Some(&status)));
+                Ok(0)
+            }
+            Err(failure @ Failure::NotRunning(_)) => {
+                print(&metrics::metrics(None));
+                Err(failure)
+            }
+            Err(failure) => Err(failure),
+        },
+        // Done without a master.
+        Verb::Completions { .. } => Ok(0),
+    }
+}
+
+fn show_status(
+    master: &Master,
+    chains: &[String],
+    json: bool,
+    failing: bool,
+) -> Result<u8, Failure> {
+    let mut status = master.status(chains)?;
+    let exit = status::exit(&status);
+    if failing {
+        status.chains.retain(status::failing);
+    }
+    if json {
+        print(&format!("{}\n", rows::json(&status)));
+        return Ok(exit);
+    }
+    let (now, paint) = (SystemTime::now(), Paint::for_stdout());
+    let mut text = status::chains(&status, now, paint, io::IsTerminal::is_terminal(&io::stdout()));
+    text.push(String::new());
+    print(&text.join("\n"));
+    for remark in status::remarks(&status.master, now) {
+        complain(&remark);
+    }
+    Ok(exit)
+}
+
+fn show_rows(
+    master: &Master,
+    request: &Request,
+    json: bool,
+    fields: &[&str],
+) -> Result<u8, Failure> {
+    match master.ask(request, say)? {
+        Answer::Rows(rows) if json => rows::lines(&rows).iter().for_each(|line| say(line)),
+        Answer::Rows(rows) => rows::table(&rows, fields).iter().for_each(|line| say(line)),
+        answer => tell(answer)?,
+    }
+    Ok(0)
+}
+
+/// Asks for a change of chains and waits for it where that is wanted.
+fn steer(master: &Master, request: &Request, until: Option<Until>) -> Result<u8, Failure> {
+    let (Request::Start { chains }
+    | Request::Stop { chains, .. }
+    | Request::Restart { chains, .. }) = request
+    else {
+        return plain(master, request);
+    };
+    let before = until.map(|until| master.status(chains).map(|before| (until, before)));
+    let before = before.transpose()?;
+    tell(master.ask(request, say)?)?;
+    if let Some((until, before)) = before {
+        wait::wait(master, &before, until, say)?;
+    }
+    Ok(0)
+}
+
+fn plain(master: &Master, request: &Request) -> Result<u8, Failure> {
+    tell(master.ask(request, say)?)?;
+    Ok(0)
+}
+
+fn tell(answer: Answer) -> Result<(), Failure> {
+    match answer {
+        Answer::Done(text) => say(&text),
+        Answer::Text(lines) => lines.iter().for_each(|line| say(line)),
+        other => return Err(talk::unexpected(&other)),
+    }
+    Ok(())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Lines of the master's, safe; an empty text says nothing.
+fn say(text: &str) {
+    if !text.is_empty() {
+        let safe: Vec<_> = text.lines().map(safe_line).collect();
+        print(&format!("{}\n", safe.join("\n")));
+    }
+}
+
+fn complain(text: &str) {
+    let safe: Vec<_> = text.lines().map(safe_line).collect();
+    let _ = writeln!(io::stderr(), "runnerctl: {}", safe.join("\n"));
+}
+
+/// A reader that is gone (`| head`) is no fault of ours.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}

@@ -19,6 +19,7 @@ pub mod proc;
 pub mod signals;
 pub mod socket;
 pub mod spawn;
+pub mod terminal;
 pub mod tree;
 pub mod wait;
 

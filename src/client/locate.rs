@@ -1,0 +1,79 @@
+//! Where the master's socket is: `--run-root`, or `run_root` of the configuration. Only that one
+//! field is read: a file whose other parts are wrong must not keep an operator from the master
+//! that still runs.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::talk::Failure;
+
+/// The largest configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Where a master that root starts lives.
+const SYSTEM_RUN_ROOT: &str = "/run/runner";
+
+/// The exit status for a configuration that says nothing usable (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+#[derive(Deserialize)]
+struct JustRunRoot {
+    #[serde(default)]
+    run_root: Option<PathBuf>,
+}
+
+/// The run_root of the configuration `config`.
+///
+/// # Errors
+/// When the file cannot be read or is not RON.
+pub fn run_root(config: &Path) -> Result<PathBuf, Failure> {
+    let remedy = "give the master's run_root with --run-root";
+    let failed = |cause: &dyn std::fmt::Display| {
+        let error = format!("cannot read {}: {cause}; {remedy}", config.display());
+        Failure::Other(error, EXIT_CONFIG)
+    };
+    let file = File::open(config).map_err(|cause| failed(&cause))?;
+    let owner = file.metadata().map_err(|cause| failed(&cause))?.uid();
+    let mut text = String::new();
+    file.take(MAX_CONFIG).read_to_string(&mut text).map_err(|cause| failed(&cause))?;
+    match said(&text).map_err(|cause| failed(&cause))? {
+        Some(run_root) => Ok(run_root),
+        // A configuration of root's is for the system's master, whoever asks.
+        None if owner == 0 => Ok(PathBuf::from(SYSTEM_RUN_ROOT)),
+        None => std::env::var_os("XDG_RUNTIME_DIR")
+            .map(|folder| Path::new(&folder).join("runner"))
+            .ok_or_else(|| failed(&"it names no run_root and XDG_RUNTIME_DIR is not set")),
+    }
+}
+
+fn said(text: &str) -> Result<Option<PathBuf>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let options =
+        ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
+    options.from_str::<JustRunRoot>(text).map(|found| found.run_root).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_field_is_found_among_anything() {
+        let text = r#"
+            // a comment
+            (
+                run_root: "/run/elsewhere", kill_concurrent: true, nonsense: [1, "a", (b: None)],
+                mail: (from: "a@b.c", transport: Smtp(host: "h", port: 25, security: None)),
+                log: (level: Info, to: File("/x")),
+                defaults: (user: Current, nice: -5),
+                chains: [(env: {"A": "b"}, output: Lines("/x"), tasks: [(run: ["true"])])],
+            )"#;
+        assert_eq!(said(text).unwrap(), Some(PathBuf::from("/run/elsewhere")));
+        assert_eq!(said("(chains: [])").unwrap(), None);
+        assert!(said("(run_root: ").is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! The waiting verbs: the master is asked for its status again and again until what was asked for
+//! has come to pass. So a wait survives the master's re-exec, and costs the master nothing while
+//! nobody waits.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::cli::WaitFor;
+use super::talk::{Failure, Master};
+use crate::wire::control::{Answer, ChainStatus, Request, Status, Wait};
+
+/// How often the master is asked.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// How long a master may be away between its exec and its new socket.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// What a verb waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The chain has a process.
+    Started,
+    /// The chain has none.
+    Stopped,
+    /// The chain is of a later generation, and its old process is gone.
+    Replaced,
+}
+
+impl Until {
+    fn holds(self, before: Option<&ChainStatus>, now: &ChainStatus) -> bool {
+        let held = matches!(now.state.as_str(), "stopped" | "paused");
+        match self {
+            Until::Started => now.pid.is_some() && now.state != "draining",
+            Until::Stopped => now.pid.is_none() && held,
+            Until::Replaced => {
+                let newer = before.is_none_or(|before| now.generation > before.generation);
+                let was_held = before.is_some_and(|before| before.pid.is_none()) && held;
+                now.state != "draining" && (was_held || (newer && (now.pid.is_some() || held)))
+            }
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Until::Started => "started",
+            Until::Stopped => "stopped",
+            Until::Replaced => "replaced",
+        }
+    }
+}
+
+/// Waits until all of `before`'s chains are as wanted; `say` hears of each one. A chain that is
+/// gone from the configuration counts as done.
+///
+/// # Errors
+/// When the master goes away for good.
+pub fn wait(
+    master: &Master,
+    before: &Status,
+    until: Until,
+    mut say: impl FnMut(&str),
+) -> Result<(), Failure> {
+    let mut open: Vec<&ChainStatus> = before.chains.iter().collect();
+    let all = open.len();
+    let mut done = 0;
+    loop {
+        let now = patiently(master)?;
+        let mut still = Vec::new();
+        for chain in open {
+            let found = now.chains.iter().find(|now| now.name == chain.name);
+            if found.is_some_and(|found| !until.holds(Some(chain), found)) {
+                still.push(chain);
+                continue;
+            }
+            let word = if found.is_some() { until.word() } else { "gone" };
+            done += 1;
+            say(&format!("{}: {word} ({done} of {all})", chain.name));
+        }
+        if still.is_empty() {
+            return Ok(());
+        }
+        open = still;
+        sleep(EVERY);
+    }
+}
+
+/// Asks for an upgrade and waits as long as wanted. Returns what to tell the operator.
+///
+/// # Errors
+/// When it is refused.
+pub fn reload(
+    master: &Master,
+    request: &Request,
+    until: Option<WaitFor>,
+    mut say: impl FnMut(&str),
+) -> Result<String, Failure> {
+    let Request::Reload { chains, dry_run, .. } = request else {
+        return Err(Failure::Other("no reload".to_owned(), 1));
+    };
+    if *dry_run || until.is_none() {
+        return done(master.ask(request, say)?);
+    }
+    let before = master.status(chains)?;
+    let text = match master.ask(request, &mut say) {
+        Ok(answer) => done(answer)?,
+        Err(Failure::Ended) => String::new(),
+        Err(failure) => return Err(failure),
+    };
+    decided(master, &before)?;
+    if until == Some(WaitFor::Drained) {
+        wait(master, &before, Until::Replaced, &mut say)?;
+    }
+    Ok(if text.is_empty() { "upgrade accepted".to_owned() } else { text })
+}
+
+/// How the wire says what the command line said.
+pub fn on_the_wire(until: Option<WaitFor>) -> Wait {
+    if until.is_some() { Wait::Decided } else { Wait::No }
+}
+
+fn done(answer: Answer) -> Result<String, Failure> {
+    match answer {
+        Answer::Done(text) => Ok(text),
+        Answer::Text(lines) => Ok(lines.join("\n")),
+        other => Err(super::talk::unexpected(&other)),
+    }
+}
+
+fn decided(master: &Master, before: &Status) -> Result<(), Failure> {
+    let began = Instant::now();
+    let tried = |status: &Status| status.master.last_upgrade.clone();
+    loop {
+        let now = patiently(master)?;
+        if now.master.generation > before.master.generation {
+            return Ok(());
+        }
+        let last = tried(&now).filter(|last| Some(last) != tried(before).as_ref());
+        if let Some(last) = last.filter(|last| last.outcome != "accepted") {
+            let cause = last.cause.unwrap_or_default();
+            return Err(Failure::Refused(format!("upgrade refused: {cause}"), 1));
+        }
+        if began.elapsed() > AWAY {
+            return Err(Failure::Silent);
+        }
+        sleep(EVERY);
+    }
+}
+
+/// Waits until no master listens any more.
+///
+/// # Errors
+/// When it cannot be asked.
+pub fn gone(master: &Master) -> Result<(), Failure> {
+    loop {
+        match master.status(&[]) {
+            Ok(_) | Err(Failure::Ended | Failure::Silent) => sleep(EVERY),
+            Err(Failure::NotRunning(_)) => return Ok(()),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// The whole status, from a master that may be away for the length of a re-exec.
+fn patiently(master: &Master) -> Result<Status, Failure> {
+    let began = Instant::now();
+    loop {
+        match master.status(&[]) {
+            Err(Failure::NotRunning(_) | Failure::Ended | Failure::Silent)
+                if began.elapsed() < AWAY =>
+            {
+                sleep(EVERY);
+            }
+            answer => return answer,
+        }
+    }
+}
