@@ -4,4 +4,5 @@
 pub mod backoff;
 pub mod environment;
 pub mod fingerprint;
+pub mod postbox;
 pub mod task_loop;

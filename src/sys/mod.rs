@@ -6,6 +6,7 @@ pub mod account;
 pub mod append;
 pub mod cgroup;
 pub mod clock;
+pub mod folder;
 pub mod fork;
 pub mod fs;
 pub mod locks;
