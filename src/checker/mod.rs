@@ -1,1 +1,169 @@
-//! To come.
+//! The check of a configuration: reads it once, resolves accounts, tries the surroundings with the
+//! rights of those who will need them, and gives back a [`Plan`], which travels to the master
+//! through sealed memory: what was checked is what runs.
+//!
+//! It may block (name services, network file systems, folders that a user mounted), so it runs in
+//! a child of the master with a deadline, or as `runner-master --check`. It changes nothing.
+
+mod accounts;
+mod files;
+mod ground;
+mod preflight;
+mod starter;
+mod trust;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, Loaded, Problem, Source, model::Config};
+use crate::sys::account::Account;
+
+pub use starter::starter;
+
+/// What the master runs by: a checked configuration with every account resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The configuration.
+    pub config: Config,
+    /// Of each chain, by its name: what it becomes, or why that cannot be ("there is no user …").
+    pub accounts: BTreeMap<String, Result<Account, String>>,
+    /// The mailer's; `None` without `mail:`.
+    pub mail_account: Option<Account>,
+    /// The logger's.
+    pub log_account: Account,
+    /// The number of `control_group`.
+    pub control_gid: Option<u32>,
+    /// Faults of the surroundings: chain and one line each. At a start only these chains fail.
+    pub faults: Vec<(String, String)>,
+}
+
+/// What a check found. The texts are as [`config::render`] makes them, empty if there is nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// `Some` iff there are no errors.
+    pub plan: Option<Plan>,
+    /// Faults of syntax, meaning, file permissions and the runner's own accounts: no start.
+    pub errors: String,
+    /// Faults of the surroundings of chains: refused at an upgrade without `--force`.
+    pub surroundings: String,
+    /// What is told and accepted.
+    pub warnings: String,
+}
+
+impl Outcome {
+    /// The first error, or else the first fault of the surroundings, in one line: for a log, a
+    /// status, a subject.
+    pub fn cause(&self) -> Option<&str> {
+        let text = if self.errors.is_empty() { &self.surroundings } else { &self.errors };
+        let line = text.lines().next()?;
+        Some(line.strip_prefix("error: ").unwrap_or(line))
+    }
+}
+
+/// How a check is done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Whether the texts have colour.
+    pub color: bool,
+    /// Whether to leave the surroundings of chains alone.
+    pub meaning_only: bool,
+}
+
+/// Reads a configuration as the caller and says what it means, trying nothing but the files
+/// themselves.
+pub fn load(path: &Path) -> Loaded {
+    let who = starter();
+    config::load(path, &who, &mut |want| files::read(want, who.as_root))
+}
+
+/// Checks a configuration completely. The caller has one thread (children are forked) and waits.
+pub fn check(path: &Path, options: Options) -> Outcome {
+    let Loaded { checked, mut problems, sources } = load(path);
+    let mut surroundings = Vec::new();
+    let mut plan = None;
+    if let Some(checked) = &checked {
+        let mut resolved = accounts::resolve(checked);
+        problems.append(&mut resolved.errors);
+        problems.extend(ground::check(checked, resolved.mail.as_ref()));
+        surroundings.append(&mut resolved.faults);
+        if !options.meaning_only {
+            surroundings.extend(preflight::check(checked, &resolved.chains));
+        }
+        if let (Some(log_account), false) = (resolved.log, config::refuses(&problems)) {
+            plan = Some(Plan {
+                config: checked.config.clone(),
+                accounts: resolved.chains,
+                mail_account: resolved.mail,
+                log_account,
+                control_gid: resolved.control_gid,
+                faults: surroundings
+                    .iter()
+                    .map(|(chain, fault)| (chain.clone(), line(fault)))
+                    .collect(),
+            });
+        }
+    }
+    let (errors, warnings): (Vec<Problem>, Vec<Problem>) =
+        problems.into_iter().partition(|problem| config::refuses(std::slice::from_ref(problem)));
+    let text =
+        |problems: &[Problem], sources: &[Source]| config::render(problems, sources, options.color);
+    let surroundings: Vec<Problem> = once(surroundings.into_iter().map(|(_, problem)| problem));
+    Outcome {
+        plan,
+        errors: text(&errors, &sources),
+        surroundings: text(&surroundings, &sources),
+        warnings: text(&warnings, &sources),
+    }
+}
+
+/// Each problem once: what `defaults` says reaches many chains.
+fn once(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
+    let mut seen = std::collections::HashSet::new();
+    let mut kept: Vec<Problem> =
+        problems.filter(|p| seen.insert((p.file, p.span.clone(), p.message.clone()))).collect();
+    kept.sort_by_key(|p| (p.file, p.span.as_ref().map_or(0, |span| span.start)));
+    kept
+}
+
+fn line(problem: &Problem) -> String {
+    match &problem.help {
+        Some(help) => format!("{} ({help})", problem.message),
+        None => problem.message.clone(),
+    }
+}
+
+/// `runner-master --check FILE`: tells everything on standard error, and on standard output in one
+/// line that all is well. The exit status: 0, or 78 if anything would fail.
+pub fn check_command(path: &Path) -> u8 {
+    use std::io::IsTerminal;
+    let color = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let outcome = check(path, Options { color, meaning_only: false });
+    let texts = [&outcome.errors, &outcome.surroundings, &outcome.warnings];
+    for text in texts.into_iter().filter(|text| !text.is_empty()) {
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+    match &outcome.plan {
+        Some(plan) if outcome.surroundings.is_empty() => {
+            let chains = &plan.config.chains;
+            let tasks: usize = chains.iter().map(|chain| chain.tasks.len()).sum();
+            let plural = |n: usize| if n == 1 { "" } else { "s" };
+            let _ = writeln!(
+                std::io::stdout(),
+                "{}: {} chain{}, {tasks} task{}: all is well",
+                path.display(),
+                chains.len(),
+                plural(chains.len()),
+                plural(tasks)
+            );
+            0
+        }
+        _ => EXIT_CONFIG,
+    }
+}
+
+/// Exit status for a configuration that is refused (`EX_CONFIG` of sysexits.h(3head)).
+pub const EXIT_CONFIG: u8 = 78;

@@ -25,6 +25,8 @@ const MOST_TASKS: usize = 1_000;
 pub(crate) struct DefaultLayers {
     pub(crate) chain: ChainLayer,
     pub(crate) task: TaskLayer,
+    /// Whether it has a `user`, be it a faulty one.
+    pub(crate) has_user: bool,
 }
 
 /// Options as they are decided, each with its place.
@@ -74,7 +76,8 @@ pub(crate) fn read(
     let mut places = ChainPlaces::new(reader.place(&opening));
     let tasks = tasks(reader, &fields, &opening, &own_tasks, outer, &mut places);
     let name = name(reader, &fields, &opening, &tasks, &mut places);
-    let user = user(reader, &own, outer, who, &opening, name.as_deref());
+    let has_user = outer.has_user || has_user(&fields);
+    let user = user(reader, &own, outer, who, &opening, name.as_deref(), has_user);
     let mut decide = Decider { places: &mut places, prefix: String::new() };
     macro_rules! layers {
         ($field:ident) => {
@@ -164,6 +167,11 @@ fn environment(
     environment
 }
 
+/// Whether `user` is said at all.
+pub(crate) fn has_user(fields: &Fields<'_>) -> bool {
+    fields.get("user").is_some_and(|entry| entry.value.kind != Kind::None)
+}
+
 /// Who the chain runs as. As root it must be said; a normal user is nobody but itself.
 fn user(
     reader: &mut Reader<'_>,
@@ -172,6 +180,7 @@ fn user(
     who: &Defaults,
     opening: &std::ops::Range<usize>,
     name: Option<&str>,
+    has_user: bool,
 ) -> UserSpec {
     let said = nearest([&own.user, &outer.chain.user]);
     let spec = said.and_then(|said| said.value.clone());
@@ -189,7 +198,8 @@ fn user(
             spec.clone()
         }
         _ => {
-            if who.as_root {
+            // An explicit None is no answer; a faulty one has been told.
+            if who.as_root && (said.is_some() || !has_user) {
                 let message = match name {
                     Some(name) => format!("the chain {} has no `user`", quoted(name)),
                     None => "this chain has no `user`".to_owned(),

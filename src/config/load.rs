@@ -258,6 +258,7 @@ impl Loader<'_> {
         if let Some(entry) = fields.get("defaults").filter(|entry| entry.value.kind != Kind::None)
             && let Some(said) = reader.fields("defaults", &entry.value, Section::Defaults)
         {
+            outer.has_user = chain::has_user(&said);
             outer.chain = ChainLayer::read(&mut reader, &said);
             outer.task = TaskLayer::read(&mut reader, &said);
         }
@@ -324,7 +325,7 @@ impl Loader<'_> {
             faults.push(("log.user", "`log.user` and `mail.user` are the same account".to_owned()));
         }
         for (field, message) in faults {
-            let place = self.positions.top.get(field);
+            let place = self.positions.top(field);
             let (file, span) = place.map_or((0, 0..1), |place| (place.file, place.span.clone()));
             let problem = Problem::error(file, span, message)
                 .help("leave it out for an account of its own, or name one that nothing else uses");
@@ -361,6 +362,11 @@ fn top(
     };
     let run_root = root("run_root", &who.run_root, "XDG_RUNTIME_DIR");
     let state_root = root("state_root", &who.state_root, "HOME");
+    for field in ["mail", "log"] {
+        if let Some(entry) = fields.get(field) {
+            positions.top.insert(field.to_owned(), reader.place(&entry.name_span));
+        }
+    }
     let mail = fields
         .get("mail")
         .filter(|entry| entry.value.kind != Kind::None)

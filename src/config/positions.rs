@@ -30,6 +30,13 @@ impl ChainPlaces {
 }
 
 impl Positions {
+    /// Where a field outside the chains was said (`mail.user`), or else its section; `None`: it
+    /// has its built-in default.
+    pub fn top(&self, field: &str) -> Option<&Place> {
+        let section = field.split('.').next().unwrap_or(field);
+        self.top.get(field).or_else(|| self.top.get(section))
+    }
+
     /// Where a field of a chain was said; the chain itself, for a default. `None`: no such chain.
     pub fn of(&self, chain: &str, field: &str) -> Option<&Place> {
         let places = self.chains.get(chain)?;

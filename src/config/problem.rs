@@ -95,12 +95,15 @@ impl Problem {
     }
 }
 
+/// File, place and message.
+type Key = (usize, Option<(usize, usize)>, String);
+
 /// The problems found so far. The same problem at the same place is kept once: a fault in
 /// `defaults` is one fault, however many chains it reaches.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     list: Vec<Problem>,
-    seen: HashSet<(usize, Option<(usize, usize)>, String)>,
+    seen: HashSet<Key>,
 }
 
 impl Problems {

@@ -100,9 +100,12 @@ fn private_user(
     else {
         return default_user(default, who);
     };
-    if who.as_root && matches!(&user, UserSpec::Name(name) if name == "nobody" || name == "nogroup")
-        || who.as_root && user == UserSpec::Id(65_534)
-    {
+    let nobody = match &user {
+        UserSpec::Name(name) => name == "nobody",
+        UserSpec::Id(id) => *id == 65_534,
+        UserSpec::Current => false,
+    };
+    if who.as_root && nobody {
         let message = format!("`{section}.user` cannot be nobody: others run as nobody too");
         let help = format!("leave it out for an account of its own, \"{default}\"");
         reader.error(&place.span, message, Some(help));

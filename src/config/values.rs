@@ -168,8 +168,7 @@ impl Reader<'_> {
 
     fn not_empty<T>(&mut self, name: &str, node: &Node, list: Vec<T>) -> Option<Vec<T>> {
         if matches!(&node.kind, Kind::List(nodes) if nodes.is_empty()) {
-            let help = "leave the field out, or write None, for its default".to_owned();
-            self.error(&node.span, format!("`{name}` cannot be an empty list"), Some(help));
+            self.error(&node.span, format!("`{name}` cannot be an empty list"), None);
             return None;
         }
         Some(list)

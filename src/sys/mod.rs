@@ -16,6 +16,7 @@ pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 pub mod privileges;
+pub mod probe;
 pub mod proc;
 pub mod signals;
 pub mod socket;
