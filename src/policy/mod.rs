@@ -5,4 +5,5 @@ pub mod backoff;
 pub mod environment;
 pub mod fingerprint;
 pub mod postbox;
+pub mod supervisor;
 pub mod task_loop;

@@ -94,11 +94,21 @@ pub fn resume_at(
     next: &str,
     pause: Option<Timestamp>,
 ) -> (usize, Option<Timestamp>) {
-    match tasks.iter().position(|task| task.name == next) {
-        Some(index) => (index, pause),
-        None => (0, None),
-    }
+    let position = |name: &str| tasks.iter().position(|task| task.name == name);
+    let index = match next.strip_suffix(AFTER) {
+        Some(before) => position(before).map(|index| (index + 1) % tasks.len()),
+        None => position(next),
+    };
+    index.map_or((0, None), |index| (index, pause))
 }
+
+/// Names the task that follows `task`, whatever that is when the list is known.
+pub fn after_task(task: &str) -> String {
+    format!("{task}{AFTER}")
+}
+
+/// No task's name ends so.
+const AFTER: char = '>';
 
 #[cfg(test)]
 mod tests {
@@ -157,6 +167,8 @@ mod tests {
         let pause = Some(Timestamp(7));
         assert_eq!(resume_at(&tasks, "a", pause), (2, pause));
         assert_eq!(resume_at(&tasks, "gone", pause), (0, None));
+        assert_eq!(resume_at(&tasks, &after_task("a"), None), (0, None));
+        assert_eq!(resume_at(&tasks, &after_task("new"), pause), (1, pause));
     }
 
     #[test]
