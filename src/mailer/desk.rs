@@ -56,7 +56,7 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Desk<'a> {
     mail: &'a Mail,
-    spool: Result<Spool, String>,
+    pub(super) spool: Result<Spool, String>,
     ledger: Ledger,
     known: BTreeMap<String, Meta>,
     /// Files that cannot be used, looked at once, and why.

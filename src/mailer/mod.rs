@@ -20,6 +20,8 @@ mod message;
 mod sandbox;
 mod setup;
 pub mod spool;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod turn;
 

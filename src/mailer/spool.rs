@@ -100,6 +100,8 @@ pub(super) struct Spool {
     /// Mails and bytes that wait, as of the last look or write.
     mails: usize,
     bytes: u64,
+    /// Mails from which on they are only counted.
+    pub(super) most_mails: usize,
 }
 
 /// What a look into the folder found.
@@ -117,16 +119,20 @@ impl Spool {
     pub(super) fn open(path: &Path) -> Result<Spool, String> {
         let open = |cause| format!("cannot open the spool {}: {cause}", path.display());
         let folder = Folder::open(path).map_err(open)?;
-        let mut spool = Spool { folder, counter: 0, mails: 0, bytes: 0 };
+        let mut spool = Spool::on(folder);
         spool.look()?;
         Ok(spool)
+    }
+
+    fn on(folder: Folder) -> Spool {
+        Spool { folder, counter: 0, mails: 0, bytes: 0, most_mails: MOST_MAILS }
     }
 
     /// Keeps an envelope for all its recipients, on disk when this returns.
     pub(super) fn keep(&mut self, envelope: &Envelope, now: WallTime) -> Result<(), String> {
         for to in &envelope.to {
             let stored = Stored::new(envelope, to, now);
-            if self.mails >= MOST_MAILS || self.bytes >= MOST_BYTES {
+            if self.mails >= self.most_mails || self.bytes >= MOST_BYTES {
                 self.count_one_more(&stored)?;
             } else {
                 self.write(&stored)?;
@@ -207,7 +213,7 @@ impl Spool {
 
     /// Whether the spool has room again.
     pub(super) fn is_half_empty(&self) -> bool {
-        self.mails < MOST_MAILS / 2 && self.bytes < MOST_BYTES / 2
+        self.mails < self.most_mails / 2 && self.bytes < MOST_BYTES / 2
     }
 
     fn room(&self) -> Result<File, String> {
@@ -397,7 +403,7 @@ pub fn list(dir: &Path, most: usize) -> Result<Vec<Entry>, String> {
         entries.push(entry(stored, tries, next_try, error, false));
     }
     if let Ok(folder) = spool.folder.sub("dead") {
-        let dead = Spool { folder, counter: 0, mails: 0, bytes: 0 };
+        let dead = Spool::on(folder);
         let names = dead.folder.names(MOST_NAMES).unwrap_or_default();
         for name in names.iter().filter(|name| is_mail_name(name)).take(most) {
             let Ok(mut stored) = dead.read(name) else { continue };

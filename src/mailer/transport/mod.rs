@@ -4,6 +4,8 @@
 mod maildir;
 mod sendmail;
 mod smtp;
+#[cfg(test)]
+mod smtp_tests;
 
 use serde::{Deserialize, Serialize};
 
