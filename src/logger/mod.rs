@@ -34,7 +34,7 @@ use crate::sys::signals::{self, Signals};
 use crate::sys::{append, fork, poll, privileges, socket};
 use crate::wire::log::{MAX_RECORD, OutputLine, Record};
 use crate::wire::safe;
-use sink::{REOPEN, Shared, SharedFile, Sink, Target, lock};
+use sink::{REOPEN, Shared, SharedFile, Sink, Target};
 
 /// Records that wait inside this process, at most; of tasks' output half as many, so that there is
 /// always room for the master's own.
@@ -95,7 +95,7 @@ impl<'a> Logger<'a> {
         signals::block();
         let signals = Signals::new().map_err(|e| format!("cannot watch signals: {e}"))?;
         fork::new_session();
-        crate::sys::proc::set_title("runner: logger");
+
         std::env::set_current_dir("/").map_err(|e| format!("cannot change to /: {e}"))?;
         if let Some(account) = account {
             privileges::drop_to(account)?;
@@ -103,6 +103,8 @@ impl<'a> Logger<'a> {
         let shared = Arc::new(Shared::default());
         let target = Arc::new(Mutex::new(Target::open(log)));
         let sink = Sink::new(log, Arc::clone(&target), Arc::clone(&shared));
+        // Last of what reads the environment: the title is written over it.
+        crate::sys::proc::set_title("runner: logger");
         // `in_flight` keeps the channel from ever being full.
         let queue = Async::new(sink)
             .chan_size(QUEUE + 8)
@@ -129,8 +131,12 @@ impl<'a> Logger<'a> {
         while self.lanes.iter().any(|lane| lane.open) {
             let waiting = self.waiting();
             let reading = self.lanes.each_ref().map(|lane| lane.open && waiting < lane.limit);
-            let packing = lock(&self.target).file().is_some_and(|file| file.wants_packing());
+            let packing = self.with_file(|file| file.wants_packing());
             let held_back = self.lanes.iter().zip(reading).any(|(lane, reads)| lane.open && !reads);
+            if held_back && self.is_left_alone() && !self.moves() {
+                // Nobody sends any more and the sink takes nothing: what is left is lost.
+                return;
+            }
             let timeout = match (packing && waiting == 0, held_back) {
                 (true, _) => Some(Duration::ZERO),
                 (false, true) => Some(LOOK_AGAIN),
@@ -145,9 +151,7 @@ impl<'a> Logger<'a> {
                 return;
             }
             if !ready.contains(&true) && packing && waiting == 0 {
-                if let Some(file) = lock(&self.target).file() {
-                    file.pack_some();
-                }
+                self.with_file(RotatingFile::pack_some);
                 continue;
             }
             // The master's lane first, and again before each batch of the other.
@@ -157,6 +161,30 @@ impl<'a> Logger<'a> {
                 }
             }
         }
+    }
+
+    /// Asks the file, unless the other thread has it just now: this one never waits for the sink.
+    fn with_file(&self, ask: impl FnOnce(&mut RotatingFile) -> bool) -> bool {
+        match self.target.try_lock() {
+            Ok(mut target) => target.file().is_some_and(ask),
+            Err(_) => false,
+        }
+    }
+
+    /// Whether all senders are gone, although what they sent may not be read yet.
+    fn is_left_alone(&self) -> bool {
+        self.lanes.iter().all(|lane| !lane.open || poll::is_hung_up(lane.end))
+    }
+
+    /// Waits until at least one record was written, at most [`GRACE`].
+    fn moves(&self) -> bool {
+        let before = self.waiting();
+        let mut patience = GRACE;
+        while self.waiting() == before && !patience.is_zero() {
+            std::thread::sleep(LOOK_AGAIN);
+            patience = patience.saturating_sub(LOOK_AGAIN);
+        }
+        self.waiting() != before
     }
 
     fn waiting(&self) -> usize {
@@ -231,17 +259,7 @@ impl<'a> Logger<'a> {
 
     /// Waits until everything is written, as long as the sink moves.
     fn finish(&self) {
-        let mut left = self.waiting();
-        let mut patience = GRACE;
-        while left > 0 && !patience.is_zero() {
-            std::thread::sleep(LOOK_AGAIN);
-            patience = patience.saturating_sub(LOOK_AGAIN);
-            let now = self.waiting();
-            if now < left {
-                patience = GRACE;
-            }
-            left = now;
-        }
+        while self.waiting() > 0 && self.moves() {}
     }
 }
 

@@ -23,7 +23,7 @@ use crate::wire::safe;
 use crate::wire::time::WallTime;
 
 /// How long a failed sink rests before it is tried again: doubled up to the second value.
-const REST: (Duration, Duration) = (Duration::from_millis(125), Duration::from_secs(4));
+const REST: (Duration, Duration) = (Duration::from_millis(125), Duration::from_secs(1));
 
 /// The same for a sink whose reader is gone for good.
 const REST_BROKEN: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub(super) type SharedFile = Arc<Mutex<Target>>;
 /// Where lines go.
 #[derive(Debug)]
 pub(super) enum Target {
-    /// Descriptor 2.
+    /// Descriptor 2: nothing to open or rotate.
     Stderr,
     /// A file that was opened.
     File(RotatingFile),
@@ -80,9 +80,8 @@ impl Target {
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ensure_open()?;
         match self {
-            Target::Stderr => append::write_stderr(bytes),
             Target::File(file) => file.write_some(bytes),
-            Target::Unopened(_) => Err(io::ErrorKind::NotFound.into()),
+            Target::Stderr | Target::Unopened(_) => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -96,13 +95,14 @@ impl Target {
 }
 
 /// Locks whatever happened to the other thread: a torn line is better than no log.
-pub(super) fn lock(target: &SharedFile) -> MutexGuard<'_, Target> {
+fn lock(target: &SharedFile) -> MutexGuard<'_, Target> {
     target.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes whole records; gives up never.
 struct Writer {
-    target: SharedFile,
+    /// `None`: standard error, which may block in write(2) and has no lock therefore.
+    target: Option<SharedFile>,
     shared: Arc<Shared>,
     prefix: bool,
 }
@@ -133,7 +133,10 @@ impl Writer {
         let mut told = false;
         while !bytes.is_empty() {
             // The lock is not held while resting.
-            let result = lock(&self.target).write_some(bytes);
+            let result = match &self.target {
+                None => append::write_stderr(bytes),
+                Some(target) => lock(target).write_some(bytes),
+            };
             match result {
                 Ok(written) if written > 0 => {
                     bytes = &bytes[written..];
@@ -157,7 +160,8 @@ impl Writer {
 
     /// Says on standard error that the log's file fails, if that can be said without waiting.
     fn tell(&self, cause: &io::Error) {
-        let path = match &*lock(&self.target) {
+        let Some(target) = &self.target else { return };
+        let path = match &*lock(target) {
             Target::Stderr => return,
             Target::File(file) => file.path().display().to_string(),
             Target::Unopened(log) => match &log.to {
@@ -210,7 +214,7 @@ impl Sink {
         let journal =
             log.to == LogTarget::Stderr && is_journal(stream.as_deref(), append::stderr_identity());
         let writer = Writer {
-            target: Arc::clone(&target),
+            target: (log.to != LogTarget::Stderr).then(|| Arc::clone(&target)),
             shared: Arc::clone(&shared),
             prefix: text && journal,
         };
