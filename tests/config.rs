@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use runner::config::{self, Defaults, Loaded};
+use runner::config::{self, Defaults, File, Loaded, Want};
 
 fn root() -> Defaults {
     Defaults {
@@ -53,4 +53,35 @@ fn the_example_of_a_site_is_accepted() {
         nice,
         [("gsm_sync_update_index", 5), ("gsm_sync_live", 5), ("send_mail_retry_deferred", 15)]
     );
+}
+
+/// Every broken file with what is told of it, side by side in tests/data/broken.
+#[test]
+fn each_mistake_is_told_with_its_place_and_its_remedy() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/broken");
+    let mut names: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| name.strip_suffix(".ron").map(str::to_owned))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 50, "only {} broken files", names.len());
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("data/broken");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let _bound = settings.bind_to_scope();
+    for name in names {
+        let bytes = std::fs::read(folder.join(format!("{name}.ron"))).unwrap();
+        let loaded = config::load(Path::new("runner.ron"), &root(), &mut |want| match want {
+            Want::Main(path) => Ok(vec![File {
+                name: path.to_owned(),
+                path: PathBuf::from("/etc/runner/runner.ron"),
+                bytes: bytes.clone(),
+            }]),
+            Want::Include(_) => Ok(Vec::new()),
+        });
+        assert!(loaded.checked.is_none(), "{name} is accepted");
+        insta::assert_snapshot!(name, config::render(&loaded.problems, &loaded.sources, false));
+    }
 }

@@ -76,7 +76,7 @@ pub(crate) fn read(
     let mut places = ChainPlaces::new(reader.place(&opening));
     let tasks = tasks(reader, &fields, &opening, &own_tasks, outer, &mut places);
     let name = name(reader, &fields, &opening, &tasks, &mut places);
-    let has_user = outer.has_user || has_user(&fields);
+    let has_user = outer.has_user || says(&fields, "user");
     let user = user(reader, &own, outer, who, &opening, name.as_deref(), has_user);
     let mut decide = Decider { places: &mut places, prefix: String::new() };
     macro_rules! layers {
@@ -167,9 +167,12 @@ fn environment(
     environment
 }
 
-/// Whether `user` is said at all.
-pub(crate) fn has_user(fields: &Fields<'_>) -> bool {
-    fields.get("user").is_some_and(|entry| entry.value.kind != Kind::None)
+/// Whether a field is there with something else than `None`, be it faulty or misspelt.
+pub(crate) fn says(fields: &Fields<'_>, name: &str) -> bool {
+    match fields.get(name) {
+        Some(entry) => entry.value.kind != Kind::None,
+        None => !fields.lacks(name),
+    }
 }
 
 /// Who the chain runs as. As root it must be said; a normal user is nobody but itself.
@@ -230,7 +233,7 @@ fn name(
         }
         return fine.then_some(name);
     }
-    if fields.get("name").is_some_and(|entry| entry.value.kind != Kind::None) || tasks.is_empty() {
+    if says(fields, "name") || tasks.is_empty() {
         return None;
     }
     let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
@@ -287,6 +290,9 @@ fn tasks(
     places: &mut ChainPlaces,
 ) -> Vec<Task> {
     let Some(entry) = fields.get("tasks") else {
+        if !fields.lacks("tasks") {
+            return Vec::new();
+        }
         let help = "tasks: [ ( name: \"…\", run: [\"program\", \"argument\"] ) ]".to_owned();
         reader.error(opening, "this chain has no `tasks`", Some(help));
         return Vec::new();
@@ -426,6 +432,7 @@ fn command(
     let said: Vec<_> =
         ["run", "sh", "call"].into_iter().filter_map(|word| fields.get(word)).collect();
     match said.as_slice() {
+        [] if ["run", "sh", "call"].iter().any(|word| !fields.lacks(word)) => return None,
         [] => {
             let help =
                 "say what it does: run: [\"program\", \"argument\"], or sh: \"a shell's line\"";
@@ -484,7 +491,7 @@ fn task_name(
         return (if fine { name } else { String::new() }, said.place);
     }
     let place = reader.place(opening);
-    if fields.get("name").is_some_and(|entry| entry.value.kind != Kind::None) {
+    if says(fields, "name") {
         return (String::new(), place);
     }
     let derived = match command {

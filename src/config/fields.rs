@@ -47,6 +47,14 @@ impl Section {
             Section::Rlimit => "a limit",
         }
     }
+
+    /// The same, said of a field that stands somewhere else.
+    fn from_outside(self) -> &'static str {
+        match self {
+            Section::File => "the main file's outermost parentheses",
+            section => section.name(),
+        }
+    }
 }
 
 /// A field: its name, where it stands, what it takes.
@@ -228,22 +236,29 @@ pub(crate) fn known(section: Section, name: &str) -> bool {
     FIELDS.iter().any(|field| field.name == name && field.stands_in(section))
 }
 
-/// What to say of a name that may not stand in `section`.
-pub(crate) fn advice(section: Section, name: &str) -> Option<String> {
+/// What to say of a name that may not stand in `section`, and which name of it was probably meant.
+pub(crate) fn advice(section: Section, name: &str) -> (Option<String>, Option<&'static str>) {
     let here = || FIELDS.iter().filter(|field| field.stands_in(section)).map(|field| field.name);
-    if let Some(field) = FIELDS.iter().find(|field| field.name == name) {
-        return Some(format!("`{name}` belongs into {}", field.section.name()));
+    if let Some(field) = home(name) {
+        let defaults = if field.inherited { " or into `defaults`" } else { "" };
+        let place = field.section.from_outside();
+        return (Some(format!("`{name}` belongs into {place}{defaults}")), None);
     }
-    let elsewhere = ELSEWHERE.iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(name));
-    if let Some((_, ours)) = elsewhere
-        && here().any(|field| field == *ours)
-    {
-        return Some(format!("did you mean `{ours}`?"));
+    let theirs = closest(name, ELSEWHERE.iter().map(|(theirs, _)| *theirs));
+    let ours = ELSEWHERE.iter().find(|(known, _)| Some(*known) == theirs).map(|(_, ours)| *ours);
+    let translated = ours.and_then(|ours| here().find(|field| *field == ours));
+    if let Some(field) = closest(name, here()).or(translated) {
+        return (Some(format!("did you mean `{field}`?")), Some(field));
     }
-    if let Some(field) = closest(name, here()) {
-        return Some(format!("did you mean `{field}`?"));
-    }
-    let field = closest(name, FIELDS.iter().map(|field| field.name))?;
-    let section = FIELDS.iter().find(|known| known.name == field)?.section;
-    Some(format!("did you mean `{field}`? It belongs into {}", section.name()))
+    let elsewhere = closest(name, FIELDS.iter().map(|field| field.name)).and_then(home);
+    let text = elsewhere.map(|field| {
+        format!("did you mean `{}`? It belongs into {}", field.name, field.section.from_outside())
+    });
+    (text, None)
+}
+
+/// The field of that name that people mean most often.
+fn home(name: &str) -> Option<&'static Field> {
+    let all = || FIELDS.iter().filter(|field| field.name == name);
+    all().find(|field| field.section == Chain).or_else(|| all().next())
 }

@@ -258,7 +258,7 @@ impl Loader<'_> {
         if let Some(entry) = fields.get("defaults").filter(|entry| entry.value.kind != Kind::None)
             && let Some(said) = reader.fields("defaults", &entry.value, Section::Defaults)
         {
-            outer.has_user = chain::has_user(&said);
+            outer.has_user = chain::says(&said, "user");
             outer.chain = ChainLayer::read(&mut reader, &said);
             outer.task = TaskLayer::read(&mut reader, &said);
         }

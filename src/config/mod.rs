@@ -2,7 +2,7 @@
 //!
 //! Nothing here opens a file: texts come in, a configuration or its problems go out, each problem
 //! with its exact place. The way of a file: bytes → text (`source`) → a tree of values with their
-//! places (`scan`, `tree`) → typed layers (`reader`, `values`, `layers`) → chains (`chain`) and
+//! places (`scan`, `tokens`, `space`, `tree`) → typed layers (`reader`, `values`, `layers`) → chains (`chain`) and
 //! sections (`sections`), put together by `load`. The table of all fields is in `fields`.
 
 mod chain;
@@ -17,7 +17,10 @@ mod reader;
 mod render;
 mod scan;
 mod sections;
+mod show;
 mod source;
+mod space;
+mod tokens;
 mod tree;
 mod units;
 mod values;
@@ -29,5 +32,6 @@ pub use load::{
 pub use positions::{ChainPlaces, Positions};
 pub use problem::{Place, Problem, Severity, Span};
 pub use render::{locate, render};
+pub use show::show;
 pub use source::{File, MAX_FILE, Source};
 pub use units::{RLIMITS, signal_name};

@@ -107,7 +107,9 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
-    pub(crate) fn push(&mut self, problem: Problem) {
+    pub(crate) fn push(&mut self, mut problem: Problem) {
+        problem.message = harmless(&problem.message);
+        problem.help = problem.help.map(|help| harmless(&help));
         let span = problem.span.as_ref().map(|span| (span.start, span.end));
         if self.seen.insert((problem.file, span, problem.message.clone())) {
             self.list.push(problem);
@@ -126,23 +128,26 @@ impl Problems {
     }
 }
 
-/// A text of the file inside a message: bounded, on one line, nothing that a terminal obeys.
+/// A text of the file inside a message: bounded, nothing in it that a terminal obeys.
 pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 80;
-    let mut shown: String = text
-        .chars()
-        .take(LONGEST)
-        .flat_map(|c| {
-            let plain =
-                !c.is_control() && !matches!(c, '\u{200e}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let escaped: Vec<char> = if plain { vec![c] } else { c.escape_default().collect() };
-            escaped
-        })
-        .collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push('…');
+    let more = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    let start: String = text.chars().take(LONGEST).collect();
+    format!("`{}{more}`", harmless(&start))
+}
+
+/// A text without control characters and without those that turn the direction of writing.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
     }
-    format!("`{shown}`")
+    safe
 }
 
 /// The candidate that `word` was probably meant to be.
@@ -154,7 +159,11 @@ pub(crate) fn closest<'c>(
     let allowed = (word.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()
-        .map(|candidate| (strsim::osa_distance(&small, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            let theirs = candidate.to_lowercase();
+            let begun = small.len() >= 3 && theirs.starts_with(&small);
+            (if begun { 1 } else { strsim::osa_distance(&small, &theirs) }, candidate)
+        })
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

@@ -20,11 +20,18 @@ pub(crate) struct Reader<'a> {
 /// The fields of one `( … )`.
 pub(crate) struct Fields<'n> {
     entries: Vec<&'n Entry>,
+    /// What unknown names were probably meant to be.
+    meant: Vec<&'static str>,
 }
 
 impl<'n> Fields<'n> {
     pub(crate) fn get(&self, name: &str) -> Option<&'n Entry> {
         self.entries.iter().find(|entry| entry.name == name).copied()
+    }
+
+    /// Whether `name` is left out, and not only misspelt: that is told already.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        self.get(name).is_none() && !self.meant.contains(&name)
     }
 }
 
@@ -85,11 +92,14 @@ impl Reader<'_> {
             }
         };
         let mut kept: Vec<&Entry> = Vec::new();
+        let mut meant = Vec::new();
         for entry in entries {
             let word = &entry.name;
             if !fields::known(section, word) {
                 let message = format!("{} has no field {}", section.name(), quoted(word));
-                self.error(&entry.name_span, message, fields::advice(section, word));
+                let (advice, near) = fields::advice(section, word);
+                meant.extend(near);
+                self.error(&entry.name_span, message, advice);
             } else if let Some(first) = kept.iter().find(|first| first.name == *word) {
                 let problem = Problem::error(
                     self.file,
@@ -103,7 +113,7 @@ impl Reader<'_> {
                 kept.push(entry);
             }
         }
-        Some(Fields { entries: kept })
+        Some(Fields { entries: kept, meant })
     }
 
     /// What the fields say of `name`, if it can be read.
@@ -135,7 +145,23 @@ impl Reader<'_> {
         match node.kind {
             Kind::Bool(value) => Some(value),
             _ => {
-                self.wrong(name, node, "`true` or `false`", None);
+                let help = match &node.kind {
+                    Kind::Text(text) if text == "true" || text == "false" => {
+                        Some(format!("without quotes: {text}"))
+                    }
+                    Kind::Named { name: Some(word), .. }
+                        if closest(word, ["yes", "on"]).is_some() =>
+                    {
+                        Some("write true".to_owned())
+                    }
+                    Kind::Named { name: Some(word), .. }
+                        if closest(word, ["no", "off"]).is_some() =>
+                    {
+                        Some("write false".to_owned())
+                    }
+                    _ => None,
+                };
+                self.wrong(name, node, "`true` or `false`", help);
                 None
             }
         }

@@ -66,7 +66,8 @@ fn required(
     field: &str,
     example: &str,
 ) {
-    if fields.get(field).is_none_or(|entry| entry.value.kind == Kind::None) {
+    let none = fields.get(field).is_some_and(|entry| entry.value.kind == Kind::None);
+    if none || fields.lacks(field) {
         let help = Some(format!("{field}: {example}"));
         let opening = node.span.start..node.span.start + 1;
         reader.error(&opening, format!("`{section}` has no `{field}`"), help);
