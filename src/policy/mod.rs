@@ -4,6 +4,10 @@
 pub mod backoff;
 pub mod environment;
 pub mod fingerprint;
+pub mod notices;
 pub mod postbox;
+pub mod safe;
 pub mod supervisor;
 pub mod task_loop;
+
+pub use notices::{Deed, NoticeDesk, TaskCounters};
