@@ -157,6 +157,11 @@ fn tls_parameters(host: &str, ca_file: Option<&Path>) -> Result<TlsParameters, S
     builder.build_rustls().map_err(|cause| format!("cannot set up TLS: {cause}"))
 }
 
+/// "WHAT: CODE what the server said", or the cause of a failure without an answer.
 fn say(what: &str, cause: &SmtpError) -> String {
-    format!("{what}: {}", one_line(&cause.to_string(), 300))
+    let said = match (cause.status(), std::error::Error::source(cause)) {
+        (Some(code), Some(text)) => format!("{code} {text}"),
+        _ => cause.to_string(),
+    };
+    format!("{what}: {}", one_line(&said, 300))
 }
