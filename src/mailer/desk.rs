@@ -46,6 +46,8 @@ struct Direct {
 pub(super) enum Next {
     /// Deliver this.
     Deliver(Box<Job>),
+    /// Tell the master; then ask again.
+    GiveBack(MailReply),
     /// Something waits until then.
     Wait(Timestamp),
     /// Nothing waits.
@@ -62,6 +64,8 @@ pub(super) struct Desk<'a> {
     /// Files that cannot be used, looked at once, and why.
     bad: BTreeMap<String, String>,
     trouble: Vec<String>,
+    /// Held: this mailer is the one who delivers from the spool.
+    lock: Option<File>,
     /// Another mailer delivered when the lock was last tried.
     locked_out: bool,
     direct: VecDeque<Direct>,
@@ -78,14 +82,18 @@ impl<'a> Desk<'a> {
             known: BTreeMap::new(),
             bad: BTreeMap::new(),
             trouble: Vec::new(),
+            lock: None,
             locked_out: false,
             direct: VecDeque::new(),
         }
     }
 
-    /// Tries to become the one who delivers; the file holds the lock.
-    pub(super) fn try_lock(&mut self) -> Option<File> {
-        let spool = self.spool.as_ref().ok()?;
+    /// Tries to become the one who delivers; `true`: it is. What another one wrote down holds then.
+    pub(super) fn lock(&mut self, clock: &Clock) -> bool {
+        if self.lock.is_some() {
+            return true;
+        }
+        let Ok(spool) = &self.spool else { return false };
         let locked = spool.open_lock().and_then(|file| match try_flock(&file) {
             Ok(true) => Ok(Some(file)),
             Ok(false) => Ok(None),
@@ -93,12 +101,24 @@ impl<'a> Desk<'a> {
         });
         self.locked_out = matches!(locked, Ok(None));
         match locked {
-            Ok(lock) => lock,
-            Err(cause) => {
-                self.trouble = vec![cause];
-                None
+            Ok(Some(file)) => {
+                self.ledger = Ledger::load(spool, clock);
+                self.lock = Some(file);
             }
+            Ok(None) => {}
+            Err(cause) => self.trouble = vec![cause],
         }
+        self.lock.is_some()
+    }
+
+    /// Lets others deliver.
+    pub(super) fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// The lock while it is held, for the child that delivers.
+    pub(super) fn lock_file(&self) -> Option<&File> {
+        self.lock.as_ref()
     }
 
     /// Whether another mailer delivered when the lock was last tried.
@@ -130,17 +150,9 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// This mailer delivers from now on: what another one wrote down holds.
-    pub(super) fn take_over(&mut self, clock: &Clock) {
-        if let Ok(spool) = &self.spool {
-            self.ledger = Ledger::load(spool, clock);
-        }
-        self.refresh(clock, true);
-    }
-
-    /// Looks for new mails. `owner`: this mailer delivers, and finishes what a crash left half
-    /// done.
-    pub(super) fn refresh(&mut self, clock: &Clock, owner: bool) {
+    /// Looks for new mails, and as the one who delivers finishes what a crash left half done.
+    pub(super) fn refresh(&mut self, clock: &Clock) {
+        let owner = self.lock.is_some();
         let Ok(spool) = &mut self.spool else { return };
         if owner && spool.take_flush() {
             self.ledger.flush(clock.boot);
@@ -192,15 +204,18 @@ impl<'a> Desk<'a> {
         self.ledger.mails.retain(|name, _| self.known.contains_key(name));
     }
 
-    /// Which mail goes next. `owner`: this mailer may deliver from the spool.
-    pub(super) fn next(&mut self, clock: &Clock, owner: bool) -> Next {
+    /// Which mail goes next.
+    pub(super) fn next(&mut self, clock: &Clock) -> Next {
         if let Some(first) = self.direct.front()
             && let Some(to) = first.left.front()
         {
             let (envelope, to) = (first.envelope.clone(), to.clone());
-            return Next::Deliver(Box::new(Job { source: Source::Direct, envelope, to }));
+            return match self.direct_hold(&envelope, &to, clock) {
+                Some(why) => Next::GiveBack(self.give_back(&why)),
+                None => Next::Deliver(Box::new(Job { source: Source::Direct, envelope, to })),
+            };
         }
-        if !owner || self.known.is_empty() {
+        if self.lock.is_none() || self.known.is_empty() {
             return Next::Nothing;
         }
         if !self.ledger.server.is_due(clock.boot) {
@@ -226,6 +241,22 @@ impl<'a> Desk<'a> {
                 Choice::Nothing => return Next::Nothing,
             }
         }
+    }
+
+    /// Why the first mail that could not be spooled must not go now: the limit holds for it too.
+    fn direct_hold(&self, envelope: &Envelope, to: &str, clock: &Clock) -> Option<String> {
+        let letter = direct_letter(envelope, clock);
+        let postbox = self.ledger.postboxes.get(to)?;
+        match postbox.next(clock.boot, self.mail.limit, &[letter]) {
+            Dispatch::Wait(_) => Some(format!("{to} has got as many mails as the limit lets")),
+            _ => None,
+        }
+    }
+
+    fn give_back(&mut self, why: &str) -> MailReply {
+        let direct = self.direct.pop_front();
+        let (id, cause) = direct.map(|d| (d.envelope.id, d.why)).unwrap_or_default();
+        MailReply::NotSpooled { id, error: format!("{cause}; {why}") }
     }
 
     fn choose(&self, clock: &Clock) -> Choice {
@@ -304,18 +335,17 @@ impl<'a> Desk<'a> {
 
     /// What a try brought.
     pub(super) fn finish(&mut self, job: &Job, outcome: Outcome, clock: &Clock) -> Vec<MailReply> {
-        match &job.source {
+        let replies = match &job.source {
             Source::Direct => self.finish_direct(job, outcome, clock),
-            Source::File(name, meta) => {
-                let replies = self.finish_file(job, (name, meta), outcome, clock);
-                if let Ok(spool) = &mut self.spool
-                    && let Err(cause) = self.ledger.save(spool, clock, self.mail.limit)
-                {
-                    self.trouble.push(cause);
-                }
-                replies
-            }
+            Source::File(name, meta) => self.finish_file(job, (name, meta), outcome, clock),
+        };
+        if self.lock.is_some()
+            && let Ok(spool) = &mut self.spool
+            && let Err(cause) = self.ledger.save(spool, clock, self.mail.limit)
+        {
+            self.trouble.push(cause);
         }
+        replies
     }
 
     fn finish_file(
@@ -375,6 +405,9 @@ impl<'a> Desk<'a> {
         match outcome {
             Outcome::Sent { subject } => {
                 direct.left.pop_front();
+                let letter = direct_letter(&direct.envelope, clock);
+                let postbox = self.ledger.postboxes.entry(job.to.clone()).or_default();
+                postbox.note_sent(clock.boot, self.mail.limit, &letter);
                 replies.push(MailReply::Sent { id: id.clone(), to: job.to.clone(), subject });
             }
             Outcome::Refused(error) => {
@@ -382,8 +415,8 @@ impl<'a> Desk<'a> {
                 replies.push(MailReply::Dead { id: id.clone(), to: job.to.clone(), error });
             }
             Outcome::MailLater(error) => {
-                let error = format!("{}; {error}", direct.why);
-                return vec![MailReply::NotSpooled { id, error }];
+                self.direct.push_front(direct);
+                return vec![self.give_back(&error)];
             }
             Outcome::ServerLater(error) => {
                 // The others would fare no better.
@@ -412,7 +445,10 @@ impl<'a> Desk<'a> {
             Some(at) => Some(u64::try_from(at.since(clock.boot).as_millis()).unwrap_or(u64::MAX)),
             None => None,
         };
-        let mut error = self.ledger.server.error.clone();
+        let mut error = None;
+        if !self.known.is_empty() {
+            error = self.ledger.server.error.clone();
+        }
         if error.is_none() {
             error = self.ledger.mails.values().find_map(|backoff| backoff.error.clone());
         }
@@ -460,6 +496,15 @@ enum Choice {
     Merge(Vec<String>),
     Wait(Timestamp),
     Nothing,
+}
+
+fn direct_letter<'m>(envelope: &'m Envelope, clock: &Clock) -> Letter<'m> {
+    Letter {
+        kind: envelope.kind,
+        chain: envelope.chain.as_deref(),
+        arrived: clock.boot,
+        merged: false,
+    }
 }
 
 fn letter<'m>(meta: &'m Meta, clock: &Clock) -> Letter<'m> {

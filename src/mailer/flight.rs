@@ -1,5 +1,6 @@
 //! One delivery in a child of its own: whatever hangs in there, it is over when its time is.
 
+use std::fs::File;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -35,7 +36,7 @@ impl Flight {
     pub(super) fn start(
         way: &Way<'_>,
         job: Job,
-        lock: Option<BorrowedFd<'_>>,
+        lock: Option<&File>,
     ) -> Result<Flight, (Box<Job>, String)> {
         let fail = |cause: std::io::Error| format!("cannot fork a delivery: {cause}");
         let (pipe, writer) = match std::io::pipe() {
@@ -48,7 +49,8 @@ impl Flight {
             if die_with_parent(parent).is_err() {
                 leave(1);
             }
-            let kept: Vec<BorrowedFd<'_>> = lock.into_iter().chain([writer.as_fd()]).collect();
+            let kept: Vec<BorrowedFd<'_>> =
+                lock.map(AsFd::as_fd).into_iter().chain([writer.as_fd()]).collect();
             keep_only(&kept);
             let mut out = &writer;
             deliver(way, &job.envelope, &job.to, &mut |outcome| {

@@ -340,7 +340,7 @@ impl Spool {
 
     /// How many mails lie in `dead/`.
     pub(super) fn dead_count(&self) -> u64 {
-        let names = self.dead().and_then(|dead| dead.names(MOST_NAMES).map_err(|e| e.to_string()));
+        let names = self.folder.existing_sub("dead").and_then(|dead| dead.names(MOST_NAMES));
         names.map_or(0, |names| names.iter().filter(|name| is_mail_name(name)).count() as u64)
     }
 
@@ -349,9 +349,17 @@ impl Spool {
         read_json(&self.folder, "ledger.json", MOST_FILE).ok()
     }
 
-    /// Writes the ledger.
+    /// Writes the ledger. Where there is no room for a new file it is written over the old one: a
+    /// crash in that moment costs what it holds, a lost write would cost the limit.
     pub(super) fn write_ledger(&mut self, ledger: &impl Serialize) -> Result<(), String> {
-        self.put("ledger.json", ledger).map(|_| ())
+        let Err(cause) = self.put("ledger.json", ledger) else { return Ok(()) };
+        let text = serde_json::to_vec(ledger).map_err(|cause| cause.to_string())?;
+        let over = self.folder.open_to_overwrite("ledger.json").and_then(|mut file| {
+            file.write_all(&text)?;
+            file.set_len(text.len() as u64)?;
+            file.sync_all()
+        });
+        over.map_err(|_| cause)
     }
 
     /// Leaves word for whoever delivers that everything is to be tried now.
@@ -402,7 +410,7 @@ pub fn list(dir: &Path, most: usize) -> Result<Vec<Entry>, String> {
         let (tries, next_try, error) = ledger.tries_of(name);
         entries.push(entry(stored, tries, next_try, error, false));
     }
-    if let Ok(folder) = spool.folder.sub("dead") {
+    if let Ok(folder) = spool.folder.existing_sub("dead") {
         let dead = Spool::on(folder);
         let names = dead.folder.names(MOST_NAMES).unwrap_or_default();
         for name in names.iter().filter(|name| is_mail_name(name)).take(most) {

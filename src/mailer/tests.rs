@@ -39,9 +39,7 @@ fn notice(id: &str) -> Envelope {
 }
 
 fn desk<'a>(mail: &'a Mail, clock: &Clock) -> Desk<'a> {
-    let mut desk = Desk::new(mail, Spool::open(&mail.spool), clock);
-    desk.take_over(clock);
-    desk
+    Desk::new(mail, Spool::open(&mail.spool), clock)
 }
 
 fn keep(desk: &mut Desk<'_>, envelope: Envelope, clock: &Clock) {
@@ -60,13 +58,15 @@ fn deliver(
     outcome: impl Fn(&Envelope, &str) -> Outcome,
 ) -> Vec<Envelope> {
     let mut seen = Vec::new();
-    desk.refresh(clock, true);
-    while let Next::Deliver(job) = desk.next(clock, true) {
+    assert!(desk.lock(clock), "another one delivers");
+    desk.refresh(clock);
+    while let Next::Deliver(job) = desk.next(clock) {
         seen.push(job.envelope.clone());
         desk.finish(&job, outcome(&job.envelope, &job.to), clock);
-        desk.refresh(clock, true);
+        desk.refresh(clock);
         assert!(seen.len() < 1000, "it never ends");
     }
+    desk.unlock();
     seen
 }
 
@@ -118,7 +118,9 @@ fn flush_tries_at_once_whoever_delivers() {
     let mut first = desk(&mail, &clock);
     keep(&mut first, notice("a"), &clock);
     deliver(&mut first, &clock, |_, _| Outcome::ServerLater("down".to_owned()));
-    assert!(matches!(first.next(&clock, true), Next::Wait(_)));
+    assert!(first.lock(&clock));
+    assert!(matches!(first.next(&clock), Next::Wait(_)));
+    first.unlock();
     desk(&mail, &clock).flush(&clock);
     assert_eq!(ids(&deliver(&mut first, &clock, |_, _| sent())), ["a"]);
 }
@@ -205,7 +207,10 @@ fn a_crash_between_a_digest_and_the_removal_of_its_parts_sends_none_twice() {
     let copies: Vec<(String, Vec<u8>)> = names.iter().map(|n| (n.clone(), held(n))).collect();
     let end = clock.after(3601);
     let mut crashed = desk(&mail, &end);
-    assert!(matches!(crashed.next(&end, true), Next::Deliver(_)));
+    assert!(crashed.lock(&end));
+    crashed.refresh(&end);
+    assert!(matches!(crashed.next(&end), Next::Deliver(_)));
+    drop(crashed);
     for (name, copy) in &copies {
         std::fs::write(dir.path().join(name), copy).unwrap();
     }
@@ -270,7 +275,7 @@ fn without_a_spool_a_mail_is_confirmed_only_once_it_is_sent() {
     assert_eq!(desk.keep(notice("b"), &clock), None);
     let mut replies = Vec::new();
     let mut tries = 0;
-    while let Next::Deliver(job) = desk.next(&clock, false) {
+    while let Next::Deliver(job) = desk.next(&clock) {
         tries += 1;
         let outcome = if tries < 3 { sent() } else { Outcome::ServerLater("down".to_owned()) };
         replies.push(desk.finish(&job, outcome, &clock));
@@ -289,11 +294,32 @@ fn one_of_two_mailers_delivers() {
     let dir = tempfile::tempdir().unwrap();
     let (mail, clock) = (mail(dir.path(), 30), Clock::now());
     let (mut one, mut other) = (desk(&mail, &clock), desk(&mail, &clock));
-    let lock = one.try_lock();
-    assert!(lock.is_some());
-    assert!(other.try_lock().is_none() && other.is_locked_out());
-    drop(lock);
-    assert!(other.try_lock().is_some() && !other.is_locked_out());
+    assert!(one.lock(&clock));
+    assert!(!other.lock(&clock) && other.is_locked_out());
+    one.unlock();
+    assert!(other.lock(&clock) && !other.is_locked_out());
+}
+
+#[test]
+fn the_limit_holds_without_a_spool_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mail, clock) = (mail(&dir.path().join("missing"), 2), Clock::now());
+    let mut desk = Desk::new(&mail, Spool::open(&mail.spool), &clock);
+    for n in 0..4 {
+        assert_eq!(desk.keep(notice(&format!("n{n}")), &clock), None);
+    }
+    let (mut sent_count, mut given_back) = (0, Vec::new());
+    loop {
+        match desk.next(&clock) {
+            Next::Deliver(job) => {
+                sent_count += 1;
+                desk.finish(&job, sent(), &clock);
+            }
+            Next::GiveBack(MailReply::NotSpooled { id, .. }) => given_back.push(id),
+            _ => break,
+        }
+    }
+    assert_eq!((sent_count, given_back), (2, vec!["n2".to_owned(), "n3".to_owned()]));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! The mailer's loop. From its first line on nothing is fatal.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -22,12 +21,11 @@ const LOCK_AGAIN: Duration = Duration::from_secs(1);
 /// Takes orders and delivers until no more orders come and nothing is due.
 pub(super) fn work(mut desk: Desk<'_>, way: &Way<'_>, socket: &OwnedFd) {
     let mut orders = Orders { socket, open: true, buffer: vec![0; PACKET] };
-    let mut lock: Option<File> = None;
     let mut flight: Option<Flight> = None;
     loop {
         let mut wait = None;
         if flight.is_none() {
-            match start_next(&mut desk, way, socket, &mut lock) {
+            match start_next(&mut desk, way, socket) {
                 Start::Flying(started) => flight = Some(*started),
                 Start::Later(after) if orders.open => wait = after,
                 Start::Later(_) => break,
@@ -56,7 +54,7 @@ pub(super) fn work(mut desk: Desk<'_>, way: &Way<'_>, socket: &OwnedFd) {
         }
     }
     let clock = Clock::now();
-    desk.refresh(&clock, false);
+    desk.refresh(&clock);
     let elsewhere = desk.is_locked_out();
     send(socket, vec![MailReply::State(desk.state(&clock, elsewhere))]);
 }
@@ -68,37 +66,30 @@ enum Start {
     Later(Option<Duration>),
 }
 
-fn start_next(
-    desk: &mut Desk<'_>,
-    way: &Way<'_>,
-    socket: &OwnedFd,
-    lock: &mut Option<File>,
-) -> Start {
+fn start_next(desk: &mut Desk<'_>, way: &Way<'_>, socket: &OwnedFd) -> Start {
     loop {
         let clock = Clock::now();
-        if lock.is_none() {
-            *lock = desk.try_lock();
-            if lock.is_some() {
-                desk.take_over(&clock);
-            }
-        } else {
-            desk.refresh(&clock, true);
+        if desk.lock(&clock) {
+            desk.refresh(&clock);
         }
-        match desk.next(&clock, lock.is_some()) {
-            Next::Deliver(job) => match Flight::start(way, *job, lock.as_ref().map(File::as_fd)) {
+        let next = desk.next(&clock);
+        match next {
+            Next::Deliver(job) => match Flight::start(way, *job, desk.lock_file()) {
                 Ok(flight) => return Start::Flying(Box::new(flight)),
                 Err((job, cause)) => {
                     send(socket, desk.finish(&job, Outcome::ServerLater(cause), &clock));
                 }
             },
-            next => {
-                if lock.take().is_none() {
+            Next::GiveBack(reply) => send(socket, [reply]),
+            Next::Wait(_) | Next::Nothing => {
+                if desk.lock_file().is_none() {
                     return Start::Later(desk.is_locked_out().then_some(LOCK_AGAIN));
                 }
                 // Whoever spooled a mail while the lock was held went away without delivering it:
                 // so look once more after letting go. Either that mailer got the lock, or its file
                 // is seen here.
-                desk.refresh(&clock, false);
+                desk.unlock();
+                desk.refresh(&clock);
                 if !desk.is_something_due(&clock) {
                     return Start::Later(match next {
                         Next::Wait(until) => Some(until.since(clock.boot)),

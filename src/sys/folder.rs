@@ -50,6 +50,14 @@ impl Folder {
             Err(Errno::EXIST) => {}
             Err(cause) => return Err(cause.into()),
         }
+        self.existing_sub(name)
+    }
+
+    /// Opens the folder `name` in this one.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn existing_sub(&self, name: &str) -> io::Result<Folder> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Folder(openat(&self.0, name, flags, Mode::empty())?))
     }
@@ -112,6 +120,15 @@ impl Folder {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(File::from(openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// Opens an existing regular file to be written over, without waiting on a FIFO.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open_to_overwrite(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(File::from(openat(&self.0, name, flags, Mode::empty())?))
     }
 
     /// Moves a name of this folder to `to` in `target`, over what is there (rename(2)).
