@@ -130,7 +130,10 @@ fn plain(cause: &std::io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::fits;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::sys::privileges::is_root;
 
     #[test]
     fn patterns_fit_as_in_a_shell() {
@@ -145,5 +148,42 @@ mod tests {
         ] {
             assert_eq!(fits(pattern.as_bytes(), name.as_bytes()), does, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn a_file_is_read_once_under_its_canonical_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(folder.path()).unwrap();
+        for name in ["b.ron", "a.ron", ".hidden.ron", "a.ron~"] {
+            std::fs::write(real.join(name), name).unwrap();
+        }
+        let files = read(Want::Include(&real.join("*.ron")), is_root()).unwrap();
+        let names: Vec<_> = files.iter().map(|file| file.path.clone()).collect();
+        assert_eq!(names, [real.join("a.ron"), real.join("b.ron")]);
+        assert_eq!(files[0].bytes, b"a.ron");
+        assert!(read(Want::Include(&real.join("none.ron")), is_root()).is_err());
+        assert!(read(Want::Include(&real.join("none/*.ron")), is_root()).is_err());
+        assert!(read(Want::Include(&real.join("*.none")), is_root()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = read(Want::Main(folder.path()), false).unwrap_err();
+        assert!(refused.message.ends_with("it is a folder"), "{}", refused.message);
+        let refused = read(Want::Main(Path::new("/dev/null")), false).unwrap_err();
+        assert!(refused.message.ends_with("it is no regular file"), "{}", refused.message);
+    }
+
+    #[test]
+    fn root_reads_no_file_that_others_can_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.ron");
+        std::fs::write(&file, "()").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read(Want::Main(&file), false).is_ok());
+        let refused = read(Want::Main(&file), true).unwrap_err();
+        let words = if is_root() { "others than root may write it" } else { "not to root" };
+        assert!(refused.message.contains(words), "{}", refused.message);
     }
 }

@@ -8,6 +8,7 @@
 mod accounts;
 mod files;
 mod ground;
+mod post;
 mod preflight;
 mod starter;
 mod trust;
@@ -36,7 +37,8 @@ pub struct Plan {
     pub log_account: Account,
     /// The number of `control_group`.
     pub control_gid: Option<u32>,
-    /// Faults of the surroundings: chain and one line each. At a start only these chains fail.
+    /// Faults of the surroundings: chain and one line each. At a start only these chains fail. An
+    /// empty name: mail, which is kept until it can leave, or the log, which is told elsewhere.
     pub faults: Vec<(String, String)>,
 }
 
@@ -47,7 +49,7 @@ pub struct Outcome {
     pub plan: Option<Plan>,
     /// Faults of syntax, meaning, file permissions and the runner's own accounts: no start.
     pub errors: String,
-    /// Faults of the surroundings of chains: refused at an upgrade without `--force`.
+    /// Faults of the surroundings of chains and of mail: refused at an upgrade without `--force`.
     pub surroundings: String,
     /// What is told and accepted.
     pub warnings: String,
@@ -88,9 +90,12 @@ pub fn check(path: &Path, options: Options) -> Outcome {
         let mut resolved = accounts::resolve(checked);
         problems.append(&mut resolved.errors);
         problems.extend(ground::check(checked, resolved.mail.as_ref()));
+        let mut post = post::check(checked);
+        problems.append(&mut post.errors);
+        surroundings.extend(post.faults.into_iter().map(|fault| (String::new(), fault)));
         surroundings.append(&mut resolved.faults);
         if !options.meaning_only {
-            surroundings.extend(preflight::check(checked, &resolved.chains));
+            surroundings.extend(preflight::check(checked, &resolved.chains, resolved.log.as_ref()));
         }
         if let (Some(log_account), false) = (resolved.log, config::refuses(&problems)) {
             plan = Some(Plan {

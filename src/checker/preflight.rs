@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::accounts::at;
-use crate::config::model::{Chain, Command, Output};
-use crate::config::{Checked, Problem};
+use crate::config::model::{Chain, Command, LogTarget, Output};
+use crate::config::{Checked, Place, Problem, env_file};
+use crate::policy::environment::{Login, environment};
 use crate::sys::account::Account;
 use crate::sys::fork::{fork_child, leave};
+use crate::sys::fs::open_to_read;
 use crate::sys::poll::wait_readable;
 use crate::sys::privileges::{die_with_parent, drop_to};
 use crate::sys::probe::{Wish, may};
@@ -23,20 +25,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const SIGKILL: i32 = 9;
 
+/// The largest env_file, in bytes.
+const MAX_ENV_FILE: u64 = 1 << 20;
+
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Look {
     /// Can the folder be entered?
     Enter(PathBuf),
-    /// Can the program be executed, looked for in these folders or, with a slash, from `cwd`?
-    Execute { program: String, cwd: PathBuf, path: Vec<PathBuf> },
+    /// Can the program be executed, looked for in PATH or, with a slash, from `cwd`?
+    Execute { program: String, cwd: PathBuf, path: SearchPath },
     /// Can the file be appended to, or be made?
     Append(PathBuf),
-    /// Can the file be read?
-    Read(PathBuf),
+    /// Can the file of variables be read, and is it one?
+    Variables(PathBuf),
 }
 
-/// A question, whose it is, and the field that asks it.
+/// The PATH of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct SearchPath {
+    /// As far as the configuration says it.
+    said: String,
+    /// A file that may say another one, and the folders that come ahead of that.
+    env_file: Option<(PathBuf, String)>,
+}
+
+/// A question, the chain whose it is (empty: the logger's), and the field that asks it.
 struct Question {
     chain: String,
     field: String,
@@ -47,12 +61,18 @@ struct Question {
 pub(super) fn check(
     checked: &Checked,
     accounts: &BTreeMap<String, Result<Account, String>>,
+    logger: Option<&Account>,
 ) -> Vec<(String, Problem)> {
     let mut by_account: HashMap<&Account, Vec<Question>> = HashMap::new();
     for chain in &checked.config.chains {
         if let Some(Ok(account)) = accounts.get(&chain.name) {
             by_account.entry(account).or_default().extend(questions(chain, account));
         }
+    }
+    if let (Some(account), LogTarget::File(file)) = (logger, &checked.config.log.to) {
+        let (chain, field) = (String::new(), "log.to".to_owned());
+        let question = Question { chain, field, look: Look::Append(file.clone()) };
+        by_account.entry(account).or_default().push(question);
     }
     let me = Account::current().ok();
     let mut faults = Vec::new();
@@ -68,14 +88,14 @@ pub(super) fn check(
             Ok(answers) => {
                 for (index, answer) in answers {
                     let Some(question) = questions.get(index) else { continue };
-                    let place = checked.positions.of(&question.chain, &question.field);
+                    let place = place(checked, question, &question.field);
                     let message = format!("as {}: {answer}", account.name);
                     faults.push((question.chain.clone(), at(place, message)));
                 }
             }
             Err(cause) => {
                 for question in &questions {
-                    let place = checked.positions.of(&question.chain, "user");
+                    let place = place(checked, question, "user");
                     let message = format!("cannot try as {}: {cause}", account.name);
                     faults.push((question.chain.clone(), at(place, message)));
                 }
@@ -83,6 +103,13 @@ pub(super) fn check(
         }
     }
     faults
+}
+
+fn place<'c>(checked: &'c Checked, question: &Question, field: &str) -> Option<&'c Place> {
+    match checked.positions.of(&question.chain, field) {
+        Some(place) => Some(place),
+        None => checked.positions.top(&question.field),
+    }
 }
 
 /// What a chain needs.
@@ -96,28 +123,15 @@ fn questions(chain: &Chain, account: &Account) -> Vec<Question> {
     if chain.cwd.is_some() {
         ask("cwd", Look::Enter(cwd.clone()));
     }
-    let usual = if account.uid == 0 {
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    } else {
-        "/usr/local/bin:/usr/bin:/bin"
-    };
-    let said = chain.env.get("PATH").map_or(usual, String::as_str);
-    let path: Vec<PathBuf> =
-        chain.path.iter().cloned().chain(said.split(':').map(PathBuf::from)).collect();
+    let path = search_path(chain, account);
     for task in &chain.tasks {
         let program = match &task.command {
-            // The PATH of an env_file is not known here.
             Command::Run(argv) => argv.first(),
             Command::Sh(_) | Command::Call(_) => None,
         };
-        if let Some(program) = program
-            && (program.contains('/') || chain.env_file.is_none())
-        {
-            let look = Look::Execute {
-                program: program.clone(),
-                cwd: cwd.clone(),
-                path: if program.contains('/') { Vec::new() } else { path.clone() },
-            };
+        if let Some(program) = program {
+            let path = if program.contains('/') { SearchPath::default() } else { path.clone() };
+            let look = Look::Execute { program: program.clone(), cwd: cwd.clone(), path };
             ask(&format!("tasks.{}.command", task.name), look);
         }
     }
@@ -125,9 +139,25 @@ fn questions(chain: &Chain, account: &Account) -> Vec<Question> {
         ask("output", Look::Append(file.clone()));
     }
     if let Some(file) = &chain.env_file {
-        ask("env_file", Look::Read(file.clone()));
+        ask("env_file", Look::Variables(file.clone()));
     }
     questions
+}
+
+fn search_path(chain: &Chain, account: &Account) -> SearchPath {
+    let login =
+        Login { name: &account.name, uid: account.uid, home: &account.home, shell: &account.shell };
+    let said = environment(chain, login, &[], "")
+        .into_iter()
+        .find(|variable| variable.name == "PATH")
+        .map_or_else(String::new, |variable| variable.value);
+    let ahead: Vec<String> = chain.path.iter().map(|folder| folder.display().to_string()).collect();
+    let env_file = chain
+        .env_file
+        .clone()
+        .filter(|_| !chain.env.contains_key("PATH"))
+        .map(|file| (file, ahead.join(":")));
+    SearchPath { said, env_file }
 }
 
 /// Answers by the question's index; nothing for what is well.
@@ -196,10 +226,7 @@ fn answer(look: &Look) -> Result<(), String> {
         Look::Enter(folder) => enter(folder),
         Look::Execute { program, cwd, path } => execute(program, cwd, path),
         Look::Append(file) => append(file),
-        Look::Read(file) => {
-            regular("read", file)?;
-            may(file, Wish::Read).map_err(|cause| cannot("read", file, &cause))
-        }
+        Look::Variables(file) => variables(file).map(|_| ()),
     }
 }
 
@@ -211,7 +238,7 @@ fn enter(folder: &Path) -> Result<(), String> {
     may(folder, Wish::Execute).map_err(|cause| cannot("enter", folder, &cause))
 }
 
-fn execute(program: &str, cwd: &Path, path: &[PathBuf]) -> Result<(), String> {
+fn execute(program: &str, cwd: &Path, path: &SearchPath) -> Result<(), String> {
     if program.contains('/') {
         if !program.starts_with('/') && enter(cwd).is_err() {
             // Told for cwd already.
@@ -219,20 +246,25 @@ fn execute(program: &str, cwd: &Path, path: &[PathBuf]) -> Result<(), String> {
         }
         return executable(&cwd.join(program));
     }
+    let mut folders = path.said.clone();
+    if let Some((file, ahead)) = &path.env_file
+        && let Ok(variables) = variables(file)
+        && let Some((_, value)) = variables.iter().find(|(name, _)| name == "PATH")
+    {
+        folders = if ahead.is_empty() { value.clone() } else { format!("{ahead}:{value}") };
+    }
     let mut fault = None;
-    for folder in path {
-        match executable(&cwd.join(folder).join(program)) {
+    for folder in folders.split(':') {
+        let candidate = cwd.join(folder).join(program);
+        match executable(&candidate) {
             Ok(()) => return Ok(()),
-            Err(cause) if std::fs::symlink_metadata(folder.join(program)).is_ok() => {
+            Err(cause) if std::fs::symlink_metadata(&candidate).is_ok() => {
                 fault.get_or_insert(cause);
             }
             Err(_) => {}
         }
     }
-    let folders: Vec<String> = path.iter().map(|folder| folder.display().to_string()).collect();
-    Err(fault.unwrap_or_else(|| {
-        format!("cannot run {program}: it is in none of {}", folders.join(", "))
-    }))
+    Err(fault.unwrap_or_else(|| format!("cannot run {program}: it is not in {folders}")))
 }
 
 fn executable(program: &Path) -> Result<(), String> {
@@ -273,12 +305,22 @@ fn append(file: &Path) -> Result<(), String> {
     }
 }
 
-fn regular(verb: &str, file: &Path) -> Result<(), String> {
-    let found = std::fs::metadata(file).map_err(|cause| cannot(verb, file, &cause))?;
-    if found.is_file() {
-        return Ok(());
+/// The variables of an env_file.
+fn variables(file: &Path) -> Result<Vec<(String, String)>, String> {
+    let opened = open_to_read(file).map_err(|cause| cannot("read", file, &cause))?;
+    let mut bytes = Vec::new();
+    let read = opened.take(MAX_ENV_FILE + 1).read_to_end(&mut bytes);
+    read.map_err(|cause| cannot("read", file, &cause))?;
+    let cannot = |why: String| format!("cannot read {}: {why}", file.display());
+    if bytes.len() as u64 > MAX_ENV_FILE {
+        return Err(cannot(format!("it is larger than {MAX_ENV_FILE} bytes")));
     }
-    Err(format!("cannot {verb} {}: it is no regular file", file.display()))
+    let text = String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8".to_owned()))?;
+    let (variables, problems) = env_file::parse(&text);
+    match problems.first() {
+        Some((line, problem)) => Err(cannot(format!("line {line}: {problem}"))),
+        None => Ok(variables),
+    }
 }
 
 fn cannot(verb: &str, path: &Path, cause: &io::Error) -> String {

@@ -135,3 +135,89 @@ pub(super) fn shell_word(path: &Path) -> String {
     }
     format!("'{}'", text.replace('\'', "'\\''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+    use crate::sys::privileges::is_root;
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A folder that root alone can change, below one that is sticky; nothing as a normal user,
+    /// for whom everything of his own is somebody else's than root's.
+    fn roots_folder() -> Option<tempfile::TempDir> {
+        let folder = tempfile::tempdir().unwrap();
+        if is_root() {
+            return Some(folder);
+        }
+        let found = fs::metadata(folder.path()).unwrap();
+        let refused = only_roots(folder.path(), &found).unwrap_err();
+        assert!(refused.message.contains("not to root"), "{}", refused.message);
+        None
+    }
+
+    #[test]
+    fn a_path_that_only_root_can_change_is_walked_without_links() {
+        let Some(folder) = roots_folder() else { return };
+        let real = folder.path().join("real");
+        fs::create_dir(&real).unwrap();
+        fs::write(real.join("file"), "x").unwrap();
+        symlink("real", folder.path().join("link")).unwrap();
+        let walked = walk(&folder.path().join("link/../link/./file")).unwrap();
+        let wanted = fs::canonicalize(real.join("file")).unwrap();
+        assert_eq!(walked, Walked { path: wanted, exists: true });
+        assert!(!walk(&folder.path().join("link/none/at/all")).unwrap().exists);
+    }
+
+    #[test]
+    fn what_others_can_change_on_the_way_is_refused_with_the_remedy() {
+        let Some(folder) = roots_folder() else { return };
+        let open = folder.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::write(open.join("file"), "x").unwrap();
+        let file = open.join("file");
+        for bits in [0o777, 0o775, 0o757] {
+            mode(&open, bits);
+            let refused = walk(&file).unwrap_err();
+            assert!(refused.message.contains("others than root may write it"), "{refused:?}");
+            assert_eq!(refused.help.unwrap(), format!("chmod go-w {}", open.display()));
+        }
+        mode(&open, 0o1777);
+        assert!(walk(&file).is_ok(), "sticky as /tmp");
+        mode(&open, 0o755);
+        chown(&open, Some(1), None).unwrap();
+        let refused = walk(&file).unwrap_err();
+        assert_eq!(refused.help.unwrap(), format!("chown root {}", open.display()));
+    }
+
+    #[test]
+    fn a_link_of_somebody_else_is_not_followed() {
+        let Some(folder) = roots_folder() else { return };
+        let link = folder.path().join("link");
+        symlink("/etc/passwd", &link).unwrap();
+        assert!(walk(&link).is_ok());
+        std::os::unix::fs::lchown(&link, Some(1), None).unwrap();
+        let refused = walk(&link).unwrap_err();
+        assert!(refused.message.contains("not to root"), "{refused:?}");
+    }
+
+    #[test]
+    fn links_in_a_circle_end() {
+        let Some(folder) = roots_folder() else { return };
+        symlink("b", folder.path().join("a")).unwrap();
+        symlink("a", folder.path().join("b")).unwrap();
+        let refused = walk(&folder.path().join("a/file")).unwrap_err();
+        assert!(refused.message.contains("too many links"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        assert_eq!(shell_word(Path::new("/etc/runner.ron")), "/etc/runner.ron");
+        assert_eq!(shell_word(Path::new("/a b/it's")), "'/a b/it'\\''s'");
+    }
+}
