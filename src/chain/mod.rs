@@ -5,9 +5,12 @@
 //! It ends at SIGTERM (the current run is ended), at SIGQUIT and SIGHUP (after the current run),
 //! and when its master is gone, told by PDEATHSIG (prctl(2)) or by the closed end of their pair.
 
+mod lines;
 mod output;
+mod relay;
 mod reports;
 mod run;
+mod tail;
 mod take_up;
 mod world;
 
@@ -71,6 +74,7 @@ enum Wish {
 
 const SIGHUP: i32 = 1;
 const SIGQUIT: i32 = 3;
+const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
 
 /// A chain process at work.
@@ -200,9 +204,15 @@ impl Runner<'_> {
     fn wait(&mut self, patience: Option<Duration>) {
         let mut fds = vec![self.signals.as_fd(), self.reports.as_fd()];
         fds.extend(self.output.sources());
-        let outputs = fds.len() - 2;
+        // Old output is compressed when nothing else is to be done.
+        let packing = self.output.wants_packing();
+        let look_again = if packing { Some(Duration::ZERO) } else { self.output.look_again() };
+        let patience = [patience, look_again].into_iter().flatten().min();
         let Ok(ready) = poll::wait_readable(&fds, patience) else { return };
-        if outputs > 0 && ready[2..].contains(&true) {
+        if packing && !ready.contains(&true) {
+            self.output.pack_some();
+        }
+        if look_again.is_some() || ready[2..].contains(&true) {
             self.output.pump();
         }
         if ready[0] {
@@ -223,6 +233,11 @@ impl Runner<'_> {
                 SIGTERM => self.wish = Wish::StopNow,
                 SIGQUIT | SIGHUP if self.wish == Wish::GoOn => {
                     self.wish = Wish::LeaveAfterRun(signal.number);
+                }
+                SIGUSR1 => {
+                    if let Err(cause) = self.output.reopen() {
+                        self.reports.say("warning", cause);
+                    }
                 }
                 _ => {}
             }

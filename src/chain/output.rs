@@ -1,23 +1,36 @@
-//! What a run says: its last bytes are kept for the notice. Reading never waits for anybody.
+//! What a run says: relayed line by line (or handed to a file, or to nobody), with its last bytes
+//! kept for the notice. Reading never waits for anybody: neither for a process that still holds
+//! the other end, nor for a log that nobody reads.
 
-use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::config::model::Chain;
-use crate::sys::pipe;
+use super::lines::Cutter;
+use super::relay::{Lane, LinesFile, Relay, Speaker};
+use super::tail::{TAIL, Tail};
+use crate::config::model::{self, Chain, Rotate};
+use crate::logger::RotatingFile;
+use crate::logger::rotate::MODE;
+use crate::sys::{append, clock, pipe};
+use crate::wire::log::Stream;
+use crate::wire::time::WallTime;
 
-/// Bytes of a stream that are kept.
-const TAIL: usize = 16 * 1024;
-
-/// Bytes read in one go.
-const CHUNK: usize = 64 * 1024;
+/// How often a lane that holds a task is looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// The output of a chain's runs, one after the other.
 pub(super) struct Output {
-    stdout: Stream,
-    stderr: Stream,
+    raw: Option<PathBuf>,
+    relay: Relay,
+    who: Speaker,
+    stdout: Source,
+    stderr: Source,
     buffer: Vec<u8>,
+    /// The file of this run in raw mode, to be read, and where the run began in it.
+    written: Option<(File, u64)>,
 }
 
 /// What a run said last, to the byte.
@@ -26,73 +39,416 @@ pub(super) struct Tails {
     pub(super) stderr: Vec<u8>,
 }
 
-#[derive(Default)]
-struct Stream {
-    source: Option<OwnedFd>,
-    tail: VecDeque<u8>,
+struct Source {
+    stream: Stream,
+    /// `Some` while the run is read from.
+    pipe: Option<OwnedFd>,
+    tail: Tail,
+    cutter: Cutter,
+    /// What a full lane refused.
+    held: Vec<u8>,
 }
 
 impl Output {
-    pub(super) fn open(_chain: &Chain) -> Output {
-        Output { stdout: Stream::default(), stderr: Stream::default(), buffer: vec![0; CHUNK] }
+    /// Opens what the chain's `output` names, with the rights of its user, who this process is by
+    /// now. `lane` is where lines for the main log go; without one they go nowhere.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub(super) fn open(chain: &Chain, lane: Option<BorrowedFd<'_>>) -> Result<Output, String> {
+        Output::named(&chain.name, &chain.output, chain.rotate, lane)
+    }
+
+    fn named(
+        chain: &str,
+        output: &model::Output,
+        rotate: Rotate,
+        lane: Option<BorrowedFd<'_>>,
+    ) -> Result<Output, String> {
+        let relay = match output {
+            model::Output::Main => match lane {
+                Some(lane) => Relay::Lane(Lane::new(
+                    lane.try_clone_to_owned()
+                        .map_err(|cause| format!("cannot keep the way to the log: {cause}"))?,
+                )),
+                None => Relay::Nowhere,
+            },
+            model::Output::Lines(path) => {
+                let file = RotatingFile::open(path, rotate)?;
+                Relay::File(Box::new(LinesFile::new(file)))
+            }
+            model::Output::Raw(_) | model::Output::Discard => Relay::Nowhere,
+        };
+        let raw = match output {
+            model::Output::Raw(path) => {
+                open_raw(path)?;
+                Some(path.clone())
+            }
+            _ => None,
+        };
+        let buffer = vec![0; relay.chunk()];
+        Ok(Output {
+            raw,
+            relay,
+            who: Speaker { chain: chain.to_owned(), ..Speaker::default() },
+            stdout: Source::new(Stream::Out),
+            stderr: Source::new(Stream::Err),
+            buffer,
+            written: None,
+        })
     }
 
     /// The ends for a new run's descriptors 1 and 2.
     ///
     /// # Errors
-    /// When no descriptors are left.
-    pub(super) fn begin(&mut self, _task: &str, _run: u64) -> io::Result<(OwnedFd, OwnedFd)> {
-        Ok((self.stdout.begin()?, self.stderr.begin()?))
+    /// When no descriptors are left, or the raw file cannot be opened.
+    pub(super) fn begin(&mut self, task: &str, run: u64) -> io::Result<(OwnedFd, OwnedFd)> {
+        self.who.task.clear();
+        self.who.task.push_str(task);
+        self.who.run = run;
+        if let Relay::File(lines) = &mut self.relay {
+            lines.begin_run();
+        }
+        let Some(path) = &self.raw else {
+            return Ok((self.stdout.begin()?, self.stderr.begin()?));
+        };
+        let file = open_raw(path).map_err(io::Error::other)?;
+        // Opened by itself: the task's own descriptor can only write.
+        self.written = match append::open_to_read(path) {
+            Ok(reader) => Some((reader, file.metadata()?.len())),
+            Err(_) => None,
+        };
+        let again = file.try_clone()?;
+        Ok((file.into(), again.into()))
     }
 
-    /// What to wait for.
+    /// What to wait for: nothing of a task that is held.
     pub(super) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.stdout, &self.stderr].into_iter().filter_map(|s| s.source.as_ref().map(AsFd::as_fd))
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .filter(|source| source.held.is_empty())
+            .filter_map(|source| source.pipe.as_ref().map(AsFd::as_fd))
     }
 
-    /// Reads what is there, a bounded amount.
+    /// After which time [`Output::pump`] must be called though nothing is to be read.
+    pub(super) fn look_again(&self) -> Option<Duration> {
+        let held = !self.stdout.held.is_empty() || !self.stderr.held.is_empty();
+        held.then_some(LOOK)
+    }
+
+    /// Reads and relays what is there, a bounded amount.
     pub(super) fn pump(&mut self) {
-        self.stdout.pump(&mut self.buffer, 16);
-        self.stderr.pump(&mut self.buffer, 16);
+        self.pump_some(16);
+    }
+
+    fn pump_some(&mut self, turns: usize) {
+        for source in [&mut self.stdout, &mut self.stderr] {
+            source.pump(&mut self.buffer, turns, &self.who, &mut self.relay);
+        }
+        self.relay.flush(&self.who);
     }
 
     /// The program has exited: what is there now is all that counts; somebody who still holds the
     /// other end is not waited for.
     pub(super) fn finish(&mut self) -> Tails {
-        Tails {
-            stdout: self.stdout.finish(&mut self.buffer),
-            stderr: self.stderr.finish(&mut self.buffer),
+        if let Some((file, from)) = self.written.take() {
+            return Tails { stdout: Vec::new(), stderr: read_tail(&file, from) };
+        }
+        // As much as a pipe can hold (pipe(7)), and a little more.
+        let turns = (80 * 1024 / self.relay.chunk()).max(2);
+        self.pump_some(turns);
+        for source in [&mut self.stdout, &mut self.stderr] {
+            source.finish(&self.who, &mut self.relay);
+        }
+        self.relay.flush(&self.who);
+        Tails { stdout: self.stdout.tail.take(), stderr: self.stderr.tail.take() }
+    }
+
+    /// Opens the chain's file again, as after USR1.
+    ///
+    /// # Errors
+    /// When that fails: writing goes on in the old one.
+    pub(super) fn reopen(&mut self) -> Result<(), String> {
+        match &mut self.relay {
+            Relay::File(lines) => lines.file.reopen(),
+            Relay::Lane(_) | Relay::Nowhere => Ok(()),
+        }
+    }
+
+    /// Whether an old file waits to be compressed.
+    pub(super) fn wants_packing(&self) -> bool {
+        matches!(&self.relay, Relay::File(lines) if lines.file.wants_packing())
+    }
+
+    /// Compresses a bit of it, when there is nothing else to do.
+    pub(super) fn pack_some(&mut self) {
+        if let Relay::File(lines) = &mut self.relay {
+            lines.file.pack_some();
         }
     }
 }
 
-impl Stream {
+impl Source {
+    fn new(stream: Stream) -> Source {
+        let (tail, cutter) = (Tail::default(), Cutter::default());
+        Source { stream, pipe: None, tail, cutter, held: Vec::new() }
+    }
+
     fn begin(&mut self) -> io::Result<OwnedFd> {
         let (source, sink) = pipe::output_pipe()?;
-        self.source = Some(source);
-        self.tail.clear();
+        self.pipe = Some(source);
         Ok(sink)
     }
 
-    fn pump(&mut self, buffer: &mut [u8], turns: usize) {
+    fn pump(&mut self, buffer: &mut [u8], turns: usize, who: &Speaker, relay: &mut Relay) {
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            self.relay(&held, who, relay);
+        }
         for _ in 0..turns {
-            let Some(source) = &self.source else { return };
-            match pipe::read(source, buffer) {
+            let Some(pipe) = self.pipe.as_ref().filter(|_| self.held.is_empty()) else { return };
+            match pipe::read(pipe, buffer) {
                 pipe::Read::Bytes(count) => {
-                    let keep = &buffer[count.saturating_sub(TAIL)..count];
-                    self.tail.extend(keep);
-                    let surplus = self.tail.len().saturating_sub(TAIL);
-                    self.tail.drain(..surplus);
+                    self.tail.push(&buffer[..count]);
+                    self.relay(&buffer[..count], who, relay);
                 }
                 pipe::Read::Empty => return,
-                pipe::Read::Closed => self.source = None,
+                pipe::Read::Closed => self.pipe = None,
             }
         }
     }
 
-    fn finish(&mut self, buffer: &mut [u8]) -> Vec<u8> {
-        self.pump(buffer, 64);
-        self.source = None;
-        self.tail.drain(..).collect()
+    fn relay(&mut self, bytes: &[u8], who: &Speaker, relay: &mut Relay) {
+        if matches!(relay, Relay::Nowhere) {
+            return;
+        }
+        let at = WallTime(clock::wall_ms());
+        let (piece, stream) = (relay.piece(), self.stream);
+        let mut emit = |line: &[u8], more: bool| relay.take(who, stream, line, more, at);
+        let taken = self.cutter.feed(bytes, piece, &mut emit);
+        self.held.extend_from_slice(&bytes[taken..]);
+    }
+
+    /// The end of a run: the little that is held may wait until the patience is used up.
+    fn finish(&mut self, who: &Speaker, relay: &mut Relay) {
+        self.pipe = None;
+        while !self.held.is_empty() {
+            relay.wait(LOOK);
+            let held = std::mem::take(&mut self.held);
+            self.relay(&held, who, relay);
+        }
+        let (at, stream) = (WallTime(clock::wall_ms()), self.stream);
+        loop {
+            let mut emit = |line: &[u8], more: bool| relay.take(who, stream, line, more, at);
+            if self.cutter.finish(&mut emit) {
+                return;
+            }
+            relay.wait(LOOK);
+        }
+    }
+}
+
+fn open_raw(path: &Path) -> Result<File, String> {
+    let cannot = |cause: &io::Error| {
+        format!("cannot open {}: {}", path.display(), crate::sys::error_text(cause))
+    };
+    let file = append::open_append(path, MODE).map_err(|cause| cannot(&cause))?;
+    append::make_waiting(&file).map_err(|cause| cannot(&cause))?;
+    Ok(file)
+}
+
+/// The last bytes that were written since the run began.
+fn read_tail(file: &File, from: u64) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let end = file.metadata().map_or(from, |meta| meta.len());
+    // Truncated meanwhile: what is there is new.
+    let from = if end < from { 0 } else { from };
+    let start = from.max(end.saturating_sub(TAIL as u64));
+    let mut tail = vec![0; usize::try_from(end - start).unwrap_or(0)];
+    let mut filled = 0;
+    while filled < tail.len() {
+        match file.read_at(&mut tail[filled..], start + filled as u64) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => filled += count,
+        }
+    }
+    tail.truncate(filled);
+    tail
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::logger::Lanes;
+    use crate::sys::socket::{Received, receive_packet};
+    use crate::wire::log::{MAX_RECORD, OutputLine};
+
+    fn open(output: &model::Output, lanes: Option<&Lanes>) -> Output {
+        let lane = lanes.map(|lanes| lanes.output_in.as_fd());
+        Output::named("mail", output, Rotate::default(), lane).unwrap()
+    }
+
+    /// A run that writes these bytes to its two streams and exits.
+    fn run(output: &mut Output, number: u64, stdout: &[u8], stderr: &[u8]) -> Tails {
+        let (one, two) = output.begin("send", number).unwrap();
+        for (fd, mut bytes) in [(one, stdout), (two, stderr)] {
+            let mut file = File::from(fd);
+            append::make_not_waiting(&file).unwrap();
+            while !bytes.is_empty() {
+                match file.write(bytes) {
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(_) => output.pump(),
+                }
+            }
+        }
+        output.finish()
+    }
+
+    /// A line of a file without its time.
+    fn without_times(text: &str) -> Vec<&str> {
+        text.lines().map(|line| line.split_once(' ').unwrap().1).collect()
+    }
+
+    fn received(lanes: &Lanes) -> Vec<OutputLine> {
+        let mut buffer = [0; MAX_RECORD];
+        let mut lines = Vec::new();
+        while let Received::Packet(length) = receive_packet(&lanes.output_out, &mut buffer).unwrap()
+        {
+            lines.push(serde_json::from_slice(&buffer[..length]).unwrap());
+        }
+        lines
+    }
+
+    #[test]
+    fn each_line_of_a_file_says_time_chain_task_run_and_stream() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mail.log");
+        let mut output = open(&model::Output::Lines(path.clone()), None);
+        let tails = run(&mut output, 1, b"one\r\ntwo\nno end", b"bad\x1b[31m\x00\xff\n");
+        run(&mut output, 2, b"again\n", b"");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            without_times(&text),
+            [
+                "mail send 1 out: one",
+                "mail send 1 out: two",
+                "mail send 1 err: bad\\x1b[31m\\x00\\xff",
+                "mail send 1 out: no end",
+                "mail send 2 out: again",
+            ]
+        );
+        assert!(humantime::parse_rfc3339(text.split(' ').next().unwrap()).is_ok());
+        assert_eq!(tails.stdout, b"one\r\ntwo\nno end");
+        assert_eq!(tails.stderr, b"bad\x1b[31m\x00\xff\n");
+    }
+
+    #[test]
+    fn a_line_of_a_mebibyte_comes_whole_in_marked_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mail.log");
+        let mut output = open(&model::Output::Lines(path.clone()), None);
+        let mut long = "äb".repeat(1 << 18);
+        long.push('\n');
+        let tails = run(&mut output, 1, long.as_bytes(), b"");
+        assert_eq!(tails.stdout, &long.as_bytes()[long.len() - TAIL..]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut whole = String::new();
+        for line in without_times(&text) {
+            let (stamp, part) = line.split_once(": ").unwrap();
+            assert_eq!(
+                stamp,
+                if text.ends_with(&format!("{part}\n")) && !stamp.ends_with('+') {
+                    "mail send 1 out"
+                } else {
+                    "mail send 1 out+"
+                }
+            );
+            whole.push_str(part);
+        }
+        assert_eq!(whole, long.trim_end());
+    }
+
+    #[test]
+    fn the_main_log_gets_each_line_with_its_origin() {
+        let lanes = Lanes::new().unwrap();
+        let mut output = open(&model::Output::Main, Some(&lanes));
+        run(&mut output, 7, b"said\n", b"complained\n");
+        let lines = received(&lanes);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(
+            (lines[0].line.as_str(), lines[0].stream, lines[0].run),
+            ("said", Stream::Out, 7)
+        );
+        assert_eq!((lines[1].line.as_str(), lines[1].stream), ("complained", Stream::Err));
+        assert_eq!((lines[1].chain.as_str(), lines[1].task.as_str()), ("mail", "send"));
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_holds_a_task_for_a_second_at_most_and_what_is_lost_is_counted() {
+        let lanes = Lanes::new().unwrap();
+        let mut output = open(&model::Output::Main, Some(&lanes));
+        let all = 20_000;
+        let text: String = (0..all).map(|number| format!("line {number}\n")).collect();
+        let begun = clock::monotonic();
+        run(&mut output, 1, text.as_bytes(), b"");
+        let first = clock::monotonic().saturating_sub(begun);
+        // The patience is used up: the next runs are not held again.
+        let begun = clock::monotonic();
+        for number in 2..12 {
+            run(&mut output, number, b"more\n", b"");
+        }
+        let later = clock::monotonic().saturating_sub(begun);
+        assert!(first > Duration::from_millis(800), "{first:?}: the task was not held");
+        assert!(first < Duration::from_secs(4), "{first:?}");
+        assert!(later < Duration::from_millis(400), "{later:?}");
+        let before = received(&lanes);
+        run(&mut output, 12, b"after\n", b"");
+        let after = received(&lanes);
+        assert_eq!(before.len() as u64 + after[0].dropped, all + 10);
+        assert_eq!(after[1].line, "after");
+    }
+
+    #[test]
+    fn a_process_that_keeps_the_other_end_is_not_waited_for() {
+        let mut output = open(&model::Output::Discard, None);
+        let (one, _two) = output.begin("send", 1).unwrap();
+        let mut kept = File::from(one);
+        kept.write_all(b"last words").unwrap();
+        assert_eq!(output.finish().stdout, b"last words");
+        assert!(output.sources().next().is_none());
+        assert!(kept.write_all(b"too late").is_err());
+    }
+
+    #[test]
+    fn raw_bytes_go_straight_into_the_file_and_the_tail_is_of_this_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("raw.log");
+        std::fs::write(&path, "earlier\n").unwrap();
+        let mut output = open(&model::Output::Raw(path.clone()), None);
+        let tails = run(&mut output, 1, b"\x00raw\xff", b"mixed");
+        assert_eq!(tails.stderr, b"\x00raw\xffmixed");
+        assert!(tails.stdout.is_empty());
+        let tails = run(&mut output, 2, &[b'x'; 2 * TAIL], b"end");
+        assert_eq!(tails.stderr.len(), TAIL);
+        assert!(tails.stderr.ends_with(b"xend"));
+        assert!(std::fs::read(&path).unwrap().starts_with(b"earlier\n\x00raw\xffmixedx"));
+    }
+
+    #[test]
+    fn a_file_that_takes_nothing_loses_lines_and_tells_how_many() {
+        let mut output = open(&model::Output::Lines(PathBuf::from("/dev/full")), None);
+        let tails = run(&mut output, 1, b"one\ntwo\n", b"three\n");
+        assert_eq!(tails.stderr, b"three\n");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mail.log");
+        let Relay::File(lines) = &mut output.relay else { panic!() };
+        lines.file = RotatingFile::open(&path, Rotate::default()).unwrap();
+        run(&mut output, 2, b"back\n", b"");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = without_times(&text);
+        assert!(lines[0].starts_with("mail send 2 runner: 3 lines dropped: "), "{lines:?}");
+        assert_eq!(lines[1], "mail send 2 out: back");
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
         taking.end_marked(account.uid)?;
     }
     let images = world::images(chain, account, setup.instance)?;
-    let output = Output::open(chain);
+    let output = Output::open(chain, setup.lane)?;
     let null = stdio::open_null().map_err(|e| format!("cannot open /dev/null: {e}"))?;
     Ok(Parts { images, signals, output, null })
 }

@@ -25,6 +25,35 @@ pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a device"))
 }
 
+/// Lets writing to the file wait again, for a program that expects nothing else.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn make_waiting(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)? - rustix::fs::OFlags::NONBLOCK;
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
+/// Lets writing and reading fail instead of waiting (fcntl(2), O_NONBLOCK).
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn make_not_waiting(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)? | rustix::fs::OFlags::NONBLOCK;
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
+/// Opens a file that we append to for reading, on the same terms as [`open_append`].
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path)
+}
+
 /// Creates `path`, which must not exist, for writing.
 ///
 /// # Errors
