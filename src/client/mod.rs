@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod import;
 pub mod locate;
 pub mod metrics;
 pub mod rows;

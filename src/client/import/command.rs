@@ -1,0 +1,274 @@
+//! One shell statement as a chain: who runs it, with which surroundings, what it runs.
+
+use super::draft::{Draft, TaskDraft, What, base_name, text};
+use super::lex::{Part, Placed, Token, Variables, is_name, lex};
+use super::prefix::{become_user, strip};
+use super::redirect::redirections;
+
+/// What ends at a newline, `;` or `&`: commands joined by `&&`, `||` and `|`.
+#[derive(Debug)]
+pub(super) struct Statement<'t> {
+    source: &'t str,
+    tokens: &'t [Placed],
+    /// Whether `&` ends it.
+    pub(super) background: bool,
+    /// Whether `(` ends it: the name of a function.
+    pub(super) opens: bool,
+}
+
+/// Cuts tokens into statements.
+pub(super) fn statements<'t>(source: &'t str, tokens: &'t [Placed]) -> Vec<Statement<'t>> {
+    let mut all = Vec::new();
+    for tokens in tokens.split_inclusive(|placed| {
+        matches!(placed.token, Token::Operator("\n" | ";" | "&" | ";;" | "(" | ")"))
+    }) {
+        let (last, body) = match tokens.split_last() {
+            Some((last, body)) if matches!(last.token, Token::Operator(op) if !matches!(op, "&&" | "||" | "|" | "|&")) => {
+                (Some(&last.token), body)
+            }
+            _ => (None, tokens),
+        };
+        // `while …; do COMMAND` and `name() { COMMAND`: the words before the command.
+        let lead = body
+            .iter()
+            .take_while(|placed| is_word(placed, &["{", "}", "do", "then", "else"]))
+            .count();
+        let body = &body[lead..];
+        if !body.is_empty() {
+            let background = matches!(last, Some(Token::Operator("&")));
+            let opens = matches!(last, Some(Token::Operator("(")));
+            all.push(Statement { source, tokens: body, background, opens });
+        }
+    }
+    all
+}
+
+fn is_word(placed: &Placed, any_of: &[&str]) -> bool {
+    match &placed.token {
+        Token::Word(parts) => match parts.as_slice() {
+            [Part::Text(text)] => any_of.contains(&text.as_str()),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+impl Statement<'_> {
+    /// As it is written.
+    pub(super) fn text(&self) -> &str {
+        match (self.tokens.first(), self.tokens.last()) {
+            (Some(first), Some(last)) => &self.source[first.start..last.end],
+            _ => "",
+        }
+    }
+
+    pub(super) fn first_word(&self, variables: &mut Variables) -> String {
+        match self.tokens.first().map(|placed| &placed.token) {
+            Some(Token::Word(parts)) => variables.expand(parts),
+            _ => String::new(),
+        }
+    }
+
+    /// Takes `NAME=value …` and `export NAME=value …` in; whether it was nothing else.
+    pub(super) fn assign(&self, variables: &mut Variables) -> bool {
+        let mut found = Vec::new();
+        for (at, placed) in self.tokens.iter().enumerate() {
+            let Token::Word(parts) = &placed.token else { return false };
+            let word = variables.expand(parts);
+            match word.split_once('=') {
+                Some((name, value)) if is_name(name) => {
+                    found.push((name.to_owned(), value.to_owned()))
+                }
+                _ if at == 0 && matches!(word.as_str(), "export" | "local" | "readonly") => {}
+                _ => return false,
+            }
+        }
+        variables.known.extend(found);
+        true
+    }
+}
+
+/// Reads a statement into a draft; whether it runs anything.
+pub(super) fn interpret(
+    statement: &Statement<'_>,
+    variables: &mut Variables,
+    draft: &mut Draft,
+) -> bool {
+    let mut commands: Vec<&[Placed]> =
+        statement.tokens.split(|p| matches!(p.token, Token::Operator(_))).collect();
+    let joined = |wanted: &[&str]| {
+        statement.tokens.iter().all(|p| match p.token {
+            Token::Operator(op) => wanted.contains(&op),
+            _ => true,
+        })
+    };
+    if joined(&["&&"]) {
+        // Preparations, joined by && to what runs.
+        while commands.len() > 1 && prepare(commands[0], variables, draft) {
+            commands.remove(0);
+        }
+    }
+    if let [command] = commands.as_slice() {
+        return simple(command, variables, draft);
+    }
+    let (Some(first), Some(last)) = (commands[0].first(), statement.tokens.last()) else {
+        return false;
+    };
+    let line = inline(&statement.source[first.start..last.end], variables);
+    let mut argv = words(commands[0], variables);
+    while strip(&mut argv, &mut Draft::default()) {}
+    let name = argv.first().map_or("task".to_owned(), |word| base_name(word));
+    draft.tasks.push(task(name, What::Sh(line)));
+    true
+}
+
+/// Shell text with what is known of its variables put in.
+fn inline(text: &str, variables: &mut Variables) -> String {
+    let mut line = text.replace("\\\n", " ");
+    for (name, value) in &variables.known {
+        line = line.replace(&format!("${{{name}}}"), value);
+        let mut from = 0;
+        let pattern = format!("${name}");
+        while let Some(found) = line[from..].find(&pattern) {
+            let (start, end) = (from + found, from + found + pattern.len());
+            let longer = line[end..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            if longer {
+                from = end;
+            } else {
+                line.replace_range(start..end, value);
+                from = start + value.len();
+            }
+        }
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn words(command: &[Placed], variables: &mut Variables) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut target = false;
+    for placed in command {
+        match &placed.token {
+            Token::Redirect(..) => target = true,
+            Token::Word(_) if target => target = false,
+            Token::Word(parts) => words.push(variables.expand(parts)),
+            Token::Operator(_) => {}
+        }
+    }
+    words
+}
+
+/// `source …/activate`, `cd`, `export`, `umask`: surroundings of what comes after.
+fn prepare(command: &[Placed], variables: &mut Variables, draft: &mut Draft) -> bool {
+    let words = words(command, variables);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["source" | ".", file] => match file.strip_suffix("/activate") {
+            Some(folder) => draft.path.push(folder.to_owned()),
+            None => draft
+                .note(format!("{file} was read first: put the variables that it sets into `env`.")),
+        },
+        ["cd", folder] => draft.cwd = Some((*folder).to_owned()),
+        ["umask", mask] => draft.set("umask", text(mask)),
+        ["ulimit", rest @ ..] => {
+            draft.note(format!("`ulimit {}` belongs into `rlimits`.", rest.join(" ")))
+        }
+        ["export", pairs @ ..] | pairs
+            if pairs
+                .iter()
+                .all(|pair| pair.split_once('=').is_some_and(|(name, _)| is_name(name))) =>
+        {
+            for (name, value) in pairs.iter().filter_map(|pair| pair.split_once('=')) {
+                draft.env.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// One command without pipes: its redirections, what stands before the program, the program.
+fn simple(command: &[Placed], variables: &mut Variables, draft: &mut Draft) -> bool {
+    redirections(command, variables, draft);
+    let mut argv = words(command, variables);
+    while strip(&mut argv, draft) {}
+    if let Some(script) = become_user(&mut argv, draft) {
+        return inner(&script, variables, draft);
+    }
+    while strip(&mut argv, draft) {}
+    run(argv, draft)
+}
+
+/// A simple command's words as tasks.
+pub(super) fn run(argv: Vec<String>, draft: &mut Draft) -> bool {
+    let Some(program) = argv.first().filter(|program| !program.is_empty()) else { return false };
+    if let Some(at) = argv.iter().position(|word| word == "run_functions") {
+        let functions: Vec<&String> =
+            argv[at + 1..].iter().filter(|word| !word.starts_with('-')).collect();
+        draft.note("The cooldowns are what @runner.task(...) says in the tasks; 5m and 20m if it says nothing.");
+        for function in functions {
+            let (module, name) = function.rsplit_once('.').unwrap_or(("tasks", function));
+            let mut call: Vec<String> = argv[..at].to_vec();
+            call.extend([
+                "shell".to_owned(),
+                "-c".to_owned(),
+                format!("import {module}; {module}.{name}()"),
+            ]);
+            draft.tasks.push(task(name.to_owned(), What::Run(call)));
+        }
+        return !draft.tasks.is_empty();
+    }
+    // `python manage.py send_mail` is known by the last of these.
+    let plain: Vec<&String> =
+        argv.iter().take_while(|word| !word.starts_with('-')).take(3).collect();
+    let interpreter = |word: &str| {
+        let word = base_name(word);
+        ["python", "perl", "ruby", "node", "php", "bash", "sh", "manage"].iter().any(|known| {
+            word.strip_prefix(known)
+                .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+        })
+    };
+    let name = plain
+        .iter()
+        .find(|word| !interpreter(word))
+        .map_or_else(|| base_name(program), |word| base_name(word));
+    draft.tasks.push(task(name, What::Run(argv)));
+    true
+}
+
+fn inner(script: &str, variables: &mut Variables, draft: &mut Draft) -> bool {
+    let tokens = lex(script);
+    let mut all = statements(script, &tokens);
+    all.retain(|statement| {
+        let first = statement.first_word(&mut Variables::default());
+        !matches!(first.as_str(), "disown" | "wait" | "exit" | "done")
+    });
+    // `cd …; command`: preparations may be statements of their own.
+    while all.len() > 1 && prepare(all[0].tokens, variables, draft) {
+        all.remove(0);
+    }
+    let sleeps =
+        all.iter().filter(|one| one.first_word(&mut Variables::default()) == "sleep").count();
+    if all.len() > 1 && sleeps == 0 {
+        draft.note("The commands ran one after the other, and once: now they do for ever.");
+    }
+    let mut any = false;
+    for statement in &all {
+        let first = statement.first_word(variables);
+        let pause = words(statement.tokens, variables).get(1).cloned();
+        match (first.as_str(), pause) {
+            ("sleep", Some(time)) => {
+                let unit = if time.ends_with(|c: char| c.is_ascii_digit()) { "s" } else { "" };
+                if let Some(last) = draft.tasks.last_mut() {
+                    last.fields.push(("success_cooldown", text(&format!("{time}{unit}"))));
+                }
+            }
+            ("while" | "until" | "for", _) => {}
+            _ => any |= interpret(statement, variables, draft),
+        }
+    }
+    any
+}
+
+fn task(name: String, what: What) -> TaskDraft {
+    TaskDraft { notes: Vec::new(), name, what, fields: Vec::new() }
+}

@@ -1,0 +1,175 @@
+//! Lines of a crontab (crontab(5)). A chain knows no calendar: the period becomes a cooldown, and
+//! a comment keeps what the line said.
+
+use super::command::{interpret, statements};
+use super::draft::{Draft, TaskDraft, What, text};
+use super::lex::{Variables, is_name, lex};
+
+/// Whether the text has a line of such a table, and nothing that is none.
+pub(super) fn is_one(text: &str) -> bool {
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .peekable();
+    lines.peek().is_some()
+        && lines.all(|line| schedule(line).is_some() || assignment(line).is_some())
+        && text.lines().any(|line| schedule(line.trim()).is_some())
+}
+
+/// The chains of its lines, and what else it says. `with_user`: the sixth word is a user, as in
+/// /etc/crontab.
+pub(super) fn import(table: &str, with_user: bool) -> (Vec<Draft>, Vec<String>) {
+    let (mut drafts, mut other, mut env) = (Vec::new(), Vec::new(), Vec::new());
+    for line in table.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some((name, value)) = assignment(line) {
+            env.push((name.to_owned(), value.to_owned()));
+        } else if let Some((period, exact, command)) = schedule(line) {
+            drafts.push(one(line, period, exact, command, with_user, &env));
+        } else {
+            other.push(line.to_owned());
+        }
+    }
+    (drafts, other)
+}
+
+fn one(
+    line: &str,
+    period: Option<u64>,
+    exact: bool,
+    command: &str,
+    with_user: bool,
+    env: &[(String, String)],
+) -> Draft {
+    let mut draft = Draft::default();
+    draft.note(line);
+    let command = if with_user {
+        let (user, command) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        draft.user = Some(user.to_owned());
+        command.trim()
+    } else {
+        draft.note("Whose crontab was it? Put the user in.");
+        draft.user = Some("nobody".to_owned());
+        command
+    };
+    for (name, value) in env {
+        match name.as_str() {
+            "SHELL" => {}
+            "MAILTO" if value.contains('@') => draft.note(format!(
+                "MAILTO was {value}: with `mail` in the configuration, say `to: [{}]`.",
+                text(value)
+            )),
+            "MAILTO" => {}
+            _ => draft.env.push((name.clone(), value.clone())),
+        }
+    }
+    let line = command.replace("\\%", "%");
+    if command.replace("\\%", "").contains('%') {
+        draft.note("What followed % was standard input, which is /dev/null here.");
+    }
+    let tokens = lex(&line);
+    let mut read = Draft::default();
+    let all = statements(&line, &tokens);
+    let understood = matches!(all.as_slice(), [only] if interpret(only, &mut Variables::default(), &mut read))
+        && matches!(read.tasks.as_slice(), [TaskDraft { what: What::Run(_), .. }])
+        && !line.contains('$');
+    if understood {
+        draft.tasks = read.tasks;
+        draft.cwd = read.cwd;
+        draft.path = read.path;
+        draft.env.extend(read.env);
+        draft.fields = read.fields;
+        draft.notes.extend(read.notes);
+        draft.user = read.user.or(draft.user);
+    } else {
+        let name = read.tasks.first().map_or("task".to_owned(), |task| task.name.clone());
+        draft.tasks.push(TaskDraft {
+            notes: Vec::new(),
+            name,
+            what: What::Sh(line),
+            fields: Vec::new(),
+        });
+    }
+    match period {
+        Some(seconds) => {
+            let time =
+                humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string();
+            if !exact {
+                draft.note("It ran at set times; a cooldown begins when a run ends.");
+            }
+            draft.set("success_cooldown", text(&time));
+            draft.set("fail_cooldown", text(&time));
+        }
+        None => draft
+            .note("It ran once after a boot, or at times that are no period: choose a cooldown."),
+    }
+    draft
+}
+
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once('=')?;
+    is_name(name.trim()).then(|| (name.trim(), value.trim().trim_matches(['"', '\''])))
+}
+
+/// The period in seconds, whether it is all that the schedule says, and the command.
+fn schedule(line: &str) -> Option<(Option<u64>, bool, &str)> {
+    if let Some(rest) = line.strip_prefix('@') {
+        let (word, command) = rest.split_once(char::is_whitespace)?;
+        let period = match word {
+            "hourly" => Some(3_600),
+            "daily" | "midnight" => Some(86_400),
+            "weekly" => Some(7 * 86_400),
+            "monthly" => Some(30 * 86_400),
+            "yearly" | "annually" => Some(365 * 86_400),
+            "reboot" => None,
+            _ => return None,
+        };
+        return Some((period, false, command.trim()));
+    }
+    let mut rest = line;
+    let mut fields = [""; 5];
+    for field in &mut fields {
+        let (word, after) = rest.split_once(char::is_whitespace)?;
+        if !word.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c))
+            || !word
+                .starts_with(|c: char| c.is_ascii_digit() || c == '*' || c.is_ascii_alphabetic())
+        {
+            return None;
+        }
+        *field = word;
+        rest = after.trim_start();
+    }
+    if !fields[0].starts_with(|c: char| c.is_ascii_digit() || c == '*') {
+        return None;
+    }
+    let (period, exact) = period(fields);
+    Some((Some(period), exact, rest))
+}
+
+fn period([minute, hour, day, month, weekday]: [&str; 5]) -> (u64, bool) {
+    let step = |field: &str| {
+        field.strip_prefix("*/").and_then(|n| n.parse::<u64>().ok()).filter(|n| *n > 0)
+    };
+    let times = |field: &str| field.split(',').count() as u64;
+    let free = |field: &str| field == "*";
+    if !free(month) {
+        (365 * 86_400, false)
+    } else if !free(day) {
+        (step(day).map_or(30 * 86_400 / times(day), |days| days * 86_400), false)
+    } else if !free(weekday) && !weekday.contains('-') {
+        (7 * 86_400 / times(weekday), false)
+    } else if let Some(hours) = step(hour) {
+        (hours * 3_600, false)
+    } else if !free(hour) && !hour.contains('-') {
+        (86_400 / times(hour), false)
+    } else if let Some(minutes) = step(minute) {
+        (minutes * 60, free(hour) && free(weekday))
+    } else if free(minute) {
+        (60, free(hour) && free(weekday))
+    } else {
+        (3_600 / times(minute), false)
+    }
+}

@@ -1,0 +1,113 @@
+use super::*;
+use crate::config::{Defaults, parse};
+
+/// Imports, and holds what comes out to the configuration's own rules.
+fn imported(path: &str, text: &str) -> String {
+    let ron = import(Path::new(path), text, None).unwrap();
+    let who = Defaults {
+        as_root: true,
+        run_root: Some("/run/runner".into()),
+        state_root: Some("/var/lib/runner".into()),
+        ..Defaults::default()
+    };
+    let loaded = parse(Path::new("/etc/runner/runner.ron"), &ron, &who);
+    let told: Vec<&str> = loaded.problems.iter().map(|p| p.message.as_str()).collect();
+    assert!(loaded.checked.is_some(), "{told:?}\n{ron}");
+    ron
+}
+
+#[test]
+fn a_start_script() {
+    let script = r#"#!/bin/bash
+username=bet_prod
+domain=bet.example.org
+source ../local
+
+start_runner() {
+    echo "Starting run_functions tasks.gsm_sync_live"
+    su $username -c "source /srv/$domain/env/bin/activate && \
+        nice -n 5 /srv/$domain/main/manage.py run_functions \
+            tasks.gsm_sync_live \
+    &>> /dev/null & disown"
+    su $username -c "source /srv/$domain/env/bin/activate && \
+        nice -n 15 /srv/$domain/main/manage.py run_functions \
+            tasks.send_mail \
+            tasks.retry_deferred \
+    &>> /srv/$domain/log/runner_debug_0 & disown"
+}
+start_runner
+"#;
+    insta::assert_snapshot!(imported("start.sh", script));
+}
+
+#[test]
+fn other_ways_to_start_something() {
+    let script = r#"
+export LANG=C
+su - shop -c 'cd /srv/shop; export A="b c"; while true; do ./sync --all; sleep 60; done' >> /var/log/sync.log 2>&1 &
+sudo -u www-data nohup ionice -c3 timeout 1h /usr/local/bin/index $UNKNOWN > /tmp/out 2>/tmp/err &
+nice ./poll.py | logger -t poll &
+su shop -c "/opt/a.sh && /opt/b.sh"
+rm -f /tmp/lock
+"#;
+    insta::assert_snapshot!(imported("start.sh", script));
+}
+
+#[test]
+fn a_supervisord_conf() {
+    let file = r#"
+[supervisord]
+logfile=/var/log/supervisor.log
+
+[program:celery]
+command=/srv/shop/env/bin/celery -A shop worker --loglevel="INFO" ; a comment
+directory=/srv/shop
+user=shop
+numprocs=2
+environment=DJANGO_SETTINGS_MODULE="shop.settings",LANG=C
+stdout_logfile=/var/log/%(program_name)s.log
+redirect_stderr=true
+stopsignal=INT
+stopwaitsecs=600
+exitcodes=0,2
+
+[program:once]
+command=/bin/true
+autorestart=false
+
+[group:all]
+programs=celery,once
+"#;
+    insta::assert_snapshot!(imported("/etc/supervisord.conf", file));
+}
+
+#[test]
+fn crontabs() {
+    let table = r#"
+# a comment
+MAILTO=ops@example.org
+PATH=/usr/bin:/bin
+*/15 * * * * shop cd /srv/shop && ./manage.py send_mail >> log/mail.log 2>&1
+0 3 * * 1-5 postgres pg_dump shop | gzip > /backup/$(date +\%F).gz
+@reboot root /usr/local/sbin/prepare
+"#;
+    insta::assert_snapshot!(imported("/etc/cron.d/shop", table));
+    insta::assert_snapshot!(imported("crontab", "17 * * * * /usr/bin/pull --quiet\n"));
+}
+
+#[test]
+fn what_starts_nothing_is_said() {
+    assert!(import(Path::new("x"), "echo hello\n", None).is_err());
+    assert!(import(Path::new("x"), "", None).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_configuration_or_an_error(
+        text in "((su|sudo -u|nice|a=b|cd|source|\\[program:x\\]|command=|\\* \\*) ?|[a$'\"&|;<>\\\\\n-])*",
+    ) {
+        for kind in [Kind::Shell, Kind::Supervisord, Kind::Crontab] {
+            let _ = import(Path::new("x"), &text, Some(kind));
+        }
+    }
+}
