@@ -271,3 +271,38 @@ fn the_socket_is_found_by_the_configuration_even_where_its_rest_is_wrong() {
         },
     );
 }
+
+#[test]
+fn show_config_show_env_and_import_need_no_master() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("runner.ron");
+    let text = format!(
+        "(run_root: {0:?}, state_root: {0:?}, defaults: (nice: 7), chains: [\n(user: Current, env: {{ \"A\": \"b c\" }}, tasks: [(run: [\"/bin/true\"])])])",
+        root.path()
+    );
+    std::fs::write(&file, text).unwrap();
+    let with = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_runnerctl"))
+            .args(arguments)
+            .env_clear()
+            .env("RUNNER_CONFIG", &file)
+            .output()
+            .unwrap()
+    };
+    let shown = with(&["show-config", "true"]);
+    let nice =
+        out(&shown).lines().find(|line| line.contains("nice")).unwrap_or_default().to_owned();
+    assert!(nice.contains("nice: 7") && nice.contains("runner.ron:1:"), "{nice:?} {}", err(&shown));
+    let env = with(&["show-env", "true"]);
+    assert!(out(&env).lines().any(|line| line == "A='b c'  # env"), "{} {}", out(&env), err(&env));
+    assert!(out(&env).contains("RUNNER_CHAIN=true  # runner\n"));
+    assert_eq!(with(&["show-config", "none"]).status.code(), Some(4));
+    let script = root.path().join("start.sh");
+    std::fs::write(&script, "su shop -c \"./sync &>> /tmp/log & disown\"\n").unwrap();
+    let imported = with(&["import", script.to_str().unwrap()]);
+    assert!(out(&imported).contains("run: [\"./sync\"]"), "{}", err(&imported));
+    std::fs::write(&file, "(chains: [(usr: 1)])").unwrap();
+    let wrong = with(&["show-config", "true"]);
+    assert_eq!(wrong.status.code(), Some(78));
+    assert!(err(&wrong).contains("did you mean"), "{}", err(&wrong));
+}

@@ -81,6 +81,12 @@ pub fn load(path: &Path) -> Loaded {
     config::load(path, &who, &mut |want| files::read(want, who.as_root))
 }
 
+/// As [`load`], but says what the configuration means to a master that `who` starts. Who may
+/// write the files is left to that master.
+pub fn load_for(path: &Path, who: &config::Defaults) -> Loaded {
+    config::load(path, who, &mut |want| files::read(want, false))
+}
+
 /// Checks a configuration completely. The caller has one thread (children are forked) and waits.
 pub fn check(path: &Path, options: Options) -> Outcome {
     let Loaded { checked, mut problems, sources } = load(path);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::import::Kind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Where the configuration lies if nobody says otherwise.
@@ -165,6 +166,24 @@ pub enum Verb {
     Check,
     /// All counters in the OpenMetrics text format
     Metrics,
+    /// Print a chain's configuration, each value with the place that said it
+    ShowConfig {
+        /// Its name
+        chain: String,
+    },
+    /// Print the environment of a chain's tasks, each variable with where it comes from
+    ShowEnv {
+        /// Its name
+        chain: String,
+    },
+    /// Print the configuration that replaces a start script, a supervisord.conf or a crontab
+    Import {
+        /// The file to read; - is standard input
+        file: PathBuf,
+        /// What it is, where its text does not show it
+        #[arg(long, value_name = "KIND")]
+        from: Option<Kind>,
+    },
     /// Print the completions of a shell
     Completions {
         /// Which one

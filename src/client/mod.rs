@@ -8,13 +8,16 @@ pub mod import;
 pub mod locate;
 pub mod metrics;
 pub mod rows;
+pub mod show;
 pub mod status;
 pub mod talk;
 pub mod text;
 pub mod wait;
 mod watch;
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use clap::CommandFactory;
@@ -28,23 +31,43 @@ use crate::wire::safe::safe_line;
 
 /// Does what the command line says. Returns the exit status.
 pub fn run(cli: Cli) -> u8 {
-    if let Verb::Completions { shell } = cli.verb {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "runnerctl", &mut script);
-        print(&String::from_utf8_lossy(&script));
-        return 0;
-    }
-    let run_root = match &cli.run_root {
-        Some(run_root) => Ok(run_root.clone()),
-        None => locate::run_root(&cli.config),
-    };
-    match run_root.and_then(|run_root| obey(cli.verb, &Master::at(&run_root))) {
-        Ok(exit) => exit,
-        Err(failure) => {
-            complain(&failure.to_string());
-            failure.exit()
+    let done = match cli.verb {
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "runnerctl", &mut script);
+            print(&String::from_utf8_lossy(&script));
+            Ok(0)
         }
-    }
+        Verb::Import { file, from } => import_file(&file, from),
+        Verb::ShowConfig { chain } => show::config(&cli.config, &chain),
+        Verb::ShowEnv { chain } => show::env(&cli.config, &chain),
+        verb => {
+            let run_root = cli.run_root.map_or_else(|| locate::run_root(&cli.config), Ok);
+            run_root.and_then(|run_root| obey(verb, &Master::at(&run_root)))
+        }
+    };
+    done.unwrap_or_else(|failure| {
+        complain(&failure.to_string());
+        failure.exit()
+    })
+}
+
+/// The largest file that is imported, in bytes.
+const MAX_IMPORT: u64 = 1 << 20;
+
+fn import_file(path: &Path, from: Option<import::Kind>) -> Result<u8, Failure> {
+    let failed =
+        |cause: io::Error| Failure::Other(format!("cannot read {}: {cause}", path.display()), 1);
+    let input: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path).map_err(failed)?)
+    };
+    let mut text = Vec::new();
+    input.take(MAX_IMPORT).read_to_end(&mut text).map_err(failed)?;
+    let imported = import::import(path, &String::from_utf8_lossy(&text), from);
+    print(&imported.map_err(|error| Failure::Other(error, 1))?);
+    Ok(0)
 }
 
 fn obey(verb: Verb, master: &Master) -> Result<u8, Failure> {
@@ -121,7 +144,10 @@ fn obey(verb: Verb, master: &Master) -> Result<u8, Failure> {
             Err(failure) => Err(failure),
         },
         // Done without a master.
-        Verb::Completions { .. } => Ok(0),
+        Verb::Completions { .. }
+        | Verb::Import { .. }
+        | Verb::ShowConfig { .. }
+        | Verb::ShowEnv { .. } => Ok(0),
     }
 }
 

@@ -1,0 +1,119 @@
+//! `show-config` and `show-env`: what the configuration on disk means, without a master.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::talk::Failure;
+use crate::checker;
+use crate::config::model::{Chain, UserSpec};
+use crate::config::{self, Checked, Defaults, Loaded, env_file};
+use crate::policy::environment::{Login, environment, instance_of};
+use crate::sys::account::Account;
+use crate::wire::safe::safe_line;
+
+const EXIT_UNKNOWN: u8 = 4;
+const EXIT_CONFIG: u8 = 78;
+
+/// Prints a chain's configuration with the origin of each value.
+///
+/// # Errors
+/// When the file is wrong or has no such chain.
+pub(super) fn config(file: &Path, chain: &str) -> Result<u8, Failure> {
+    let (checked, loaded) = load(file)?;
+    let text = config::show(&checked, &loaded.sources, chain).ok_or_else(|| unknown(chain))?;
+    super::say(&text);
+    Ok(0)
+}
+
+/// Prints the environment of a chain's tasks.
+///
+/// # Errors
+/// When the file is wrong or has no such chain, or its user or env_file cannot be read.
+pub(super) fn env(file: &Path, chain: &str) -> Result<u8, Failure> {
+    let (checked, _) = load(file)?;
+    let all = &checked.config.chains;
+    let chain = all.iter().find(|one| one.name == chain).ok_or_else(|| unknown(chain))?;
+    let account = account(&chain.user).map_err(|error| Failure::Other(error, 1))?;
+    let login =
+        Login { name: &account.name, uid: account.uid, home: &account.home, shell: &account.shell };
+    let from_file = variables(chain).map_err(|error| Failure::Other(error, 1))?;
+    let instance = instance_of(&checked.config.run_root);
+    for variable in environment(chain, login, &from_file, &instance) {
+        let value = quote(&variable.value);
+        super::say(&format!("{}={value}  # {}", variable.name, variable.origin));
+    }
+    Ok(0)
+}
+
+fn load(file: &Path) -> Result<(Checked, Loaded), Failure> {
+    // A configuration of root's is for the system's master, whoever asks.
+    let roots = std::fs::metadata(file).is_ok_and(|found| found.uid() == 0);
+    let mut loaded = if roots { checker::load_for(file, &system()) } else { checker::load(file) };
+    match loaded.checked.take() {
+        Some(checked) => Ok((checked, loaded)),
+        None => {
+            let text = config::render(&loaded.problems, &loaded.sources, false);
+            Err(Failure::Other(
+                format!("the configuration is wrong\n{}", text.trim_end()),
+                EXIT_CONFIG,
+            ))
+        }
+    }
+}
+
+fn system() -> Defaults {
+    Defaults {
+        as_root: true,
+        uid: 0,
+        user: Some("root".to_owned()),
+        run_root: Some(PathBuf::from("/run/runner")),
+        state_root: Some(PathBuf::from("/var/lib/runner")),
+    }
+}
+
+fn account(user: &UserSpec) -> Result<Account, String> {
+    match user {
+        UserSpec::Current => Account::current(),
+        UserSpec::Id(id) => Account::by_id(*id),
+        UserSpec::Name(name) => {
+            Account::by_name(name)?.ok_or_else(|| format!("there is no user {name:?}"))
+        }
+    }
+}
+
+fn variables(chain: &Chain) -> Result<Vec<(String, String)>, String> {
+    let Some(path) = &chain.env_file else { return Ok(Vec::new()) };
+    let cannot =
+        |cause: &dyn std::fmt::Display| format!("cannot read env_file {}: {cause}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|cause| cannot(&cause))?;
+    let (variables, problems) = env_file::parse(&text);
+    match problems.first() {
+        Some((line, problem)) => Err(cannot(&format!("line {line}: {problem}"))),
+        None => Ok(variables),
+    }
+}
+
+/// A value as sh(1p) reads it back.
+fn quote(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    if !value.is_empty() && value.chars().all(plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", safe_line(value).replace('\'', "'\\''"))
+}
+
+fn unknown(chain: &str) -> Failure {
+    Failure::Other(format!("no chain is named {chain:?}"), EXIT_UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_quoted_for_a_shell() {
+        assert_eq!(quote("/usr/bin:/bin"), "/usr/bin:/bin");
+        assert_eq!(quote(""), "''");
+        assert_eq!(quote("a'b c"), "'a'\\''b c'");
+    }
+}
