@@ -1,5 +1,7 @@
 //! Problems as rustc shows them: file:line:column, the line itself, a caret, what to do.
 
+use std::borrow::Cow;
+
 use annotate_snippets::{
     Annotation, AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet,
 };
@@ -99,7 +101,7 @@ fn show<'a>(
         if label.is_empty() { annotation } else { annotation.label(*label) }
     });
     let text = source.text.get(window.clone()).unwrap_or("");
-    let snippet = Snippet::<Annotation<'_>>::source(text)
+    let snippet = Snippet::<Annotation<'_>>::source(still(text))
         .line_start(line.number)
         .annotations(annotations.collect::<Vec<_>>());
     let path = source.name.display().to_string();
@@ -108,6 +110,22 @@ fn show<'a>(
     }
     let origin = Origin::path(path).line(line.number).char_column(line.column);
     group.element(origin).element(snippet)
+}
+
+/// A line with what a terminal might obey replaced by as many bytes of something still, so that
+/// the places stay where they are. (The renderer itself does that for ESC and its like, and for
+/// most of what turns the direction of writing, but not for the controls above 0x7f.)
+fn still(line: &str) -> Cow<'_, str> {
+    let loud = |c: char| matches!(c, '\u{80}'..='\u{9f}' | '\u{61c}' | '\u{2028}' | '\u{2029}');
+    if !line.contains(loud) {
+        return Cow::Borrowed(line);
+    }
+    let replace = |c: char| match c {
+        c if !loud(c) => c,
+        c if c.len_utf8() == 2 => '·',
+        _ => '\u{fffd}',
+    };
+    Cow::Owned(line.chars().map(replace).collect())
 }
 
 fn same_line(text: &str, one: &Span, other: &Span) -> bool {

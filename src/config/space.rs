@@ -78,7 +78,7 @@ impl<'t> Scanner<'t, '_> {
     pub(super) fn word_end(&self, start: usize) -> usize {
         let rest = &self.text[start..];
         let length = rest.find(|c: char| c.is_whitespace()).unwrap_or(rest.len());
-        start + length.max(1).min(rest.len())
+        start + length.max(1)
     }
 
     /// A fault after which reading goes on.
@@ -94,7 +94,7 @@ impl<'t> Scanner<'t, '_> {
 
     pub(super) fn count(&mut self, problem: Problem) -> Result<(), Lost> {
         self.slips += 1;
-        self.problems.push(problem);
+        self.problems.push(self.whole_characters(problem));
         if self.slips < MOST_SLIPS { Ok(()) } else { Err(Lost) }
     }
 
@@ -111,8 +111,21 @@ impl<'t> Scanner<'t, '_> {
 
     pub(super) fn give_up<T>(&mut self, problem: Problem) -> Result<T, Lost> {
         self.slips += 1;
-        self.problems.push(problem);
+        self.problems.push(self.whole_characters(problem));
         Err(Lost)
+    }
+
+    /// A place that begins or ends inside a character is made to hold all of it.
+    fn whole_characters(&self, mut problem: Problem) -> Problem {
+        if let Some(span) = &mut problem.span {
+            while !self.text.is_char_boundary(span.start) {
+                span.start -= 1;
+            }
+            while span.end < self.text.len() && !self.text.is_char_boundary(span.end) {
+                span.end += 1;
+            }
+        }
+        problem
     }
 }
 

@@ -118,8 +118,16 @@ impl Scanner<'_, '_> {
     /// `'c'` is a character in RON; people write it for text.
     pub(super) fn single_quoted(&mut self) -> Result<Node, Lost> {
         let start = self.at;
+        let mut chars = self.rest().chars().skip(1);
+        if let (Some(c), Some('\'')) = (chars.next(), chars.next())
+            && c != '\\'
+        {
+            self.at = start + 2 + c.len_utf8();
+            let kind = Kind::Other("a character in `'…'`");
+            return Ok(Node { span: start..self.at, kind });
+        }
         let line_end = self.rest().find('\n').map_or(self.text.len(), |n| start + n);
-        let escaped = usize::from(self.text[start..].starts_with("'\\"));
+        let escaped = usize::from(self.rest().starts_with("'\\"));
         let inner = (start + 1 + 2 * escaped).min(line_end);
         let Some(length) = self.text.get(inner..line_end).and_then(|rest| rest.find('\'')) else {
             return self.lost(
