@@ -1,18 +1,17 @@
 //! A main file and what it includes → a checked configuration, or all problems of all of them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::chain::{self, DefaultLayers};
 use super::fields::Section;
 use super::layers::{ChainLayer, TaskLayer};
-use super::model::{Chain, Config, Log, Mail, UserSpec};
+use super::model::{Chain, Config, UserSpec};
 use super::positions::Positions;
 use super::problem::{Problem, Problems, Severity, quoted};
 use super::reader::{Fields, Reader};
 use super::scan::scan;
-use super::sections;
 use super::source::{self, File, Source};
+use super::top::{Top, private_accounts, top};
 use super::tree::{Kind, Node};
 
 /// The most chains of a configuration.
@@ -131,14 +130,6 @@ struct Loader<'a> {
     chains: Vec<Chain>,
 }
 
-/// What the main file says beside its chains.
-struct Top {
-    run_root: PathBuf,
-    state_root: PathBuf,
-    mail: Option<Mail>,
-    log: Log,
-}
-
 impl Loader<'_> {
     fn main(&mut self, main: &Path) -> Option<Config> {
         let file = match (self.read)(Want::Main(main)) {
@@ -168,7 +159,14 @@ impl Loader<'_> {
             let problem = Problem::warning(0, 0..1, "there is no chain: nothing will run");
             self.problems.push(problem.help(help));
         }
-        self.private_accounts(top.mail.as_ref(), &top.log);
+        private_accounts(
+            self.who,
+            top.mail.as_ref(),
+            &top.log,
+            &self.chains,
+            &self.positions,
+            &mut self.problems,
+        );
         let chains = std::mem::take(&mut self.chains);
         let Top { run_root, state_root, mail, log } = top;
         Some(Config {
@@ -297,83 +295,6 @@ impl Loader<'_> {
             self.chains.push(chain);
         }
     }
-
-    /// As root, the mailer's and the logger's accounts belong to nobody else.
-    fn private_accounts(&mut self, mail: Option<&Mail>, log: &Log) {
-        if !self.who.as_root {
-            return;
-        }
-        let chains: BTreeMap<&UserSpec, &str> =
-            self.chains.iter().rev().map(|chain| (&chain.user, chain.name.as_str())).collect();
-        let mut faults = Vec::new();
-        let mail_user = mail.map(|mail| &mail.user);
-        let users = [("mail.user", mail_user), ("log.user", Some(&log.user))];
-        for (field, user) in users {
-            let Some(user) = user.filter(|user| **user != UserSpec::Current) else { continue };
-            if let Some(chain) = chains.get(user) {
-                let message = format!(
-                    "`{field}` is also the user of the chain {}: it could reach what it shall not",
-                    quoted(chain)
-                );
-                faults.push((field, message));
-            }
-        }
-        if let Some(user) = mail_user
-            && *user != UserSpec::Current
-            && *user == log.user
-        {
-            faults.push(("log.user", "`log.user` and `mail.user` are the same account".to_owned()));
-        }
-        for (field, message) in faults {
-            let place = self.positions.top(field);
-            let (file, span) = place.map_or((0, 0..1), |place| (place.file, place.span.clone()));
-            let problem = Problem::error(file, span, message)
-                .help("leave it out for an account of its own, or name one that nothing else uses");
-            self.problems.push(problem);
-        }
-    }
-}
-
-fn top(
-    reader: &mut Reader<'_>,
-    node: &Node,
-    fields: &Fields<'_>,
-    who: &Defaults,
-    positions: &mut Positions,
-) -> Top {
-    let mut root = |field: &str, default: &Option<PathBuf>, variable: &str| {
-        if let Some(entry) = fields.get(field) {
-            positions.top.insert(field.to_owned(), reader.place(&entry.value.span));
-        }
-        let said = reader.take(fields, field, Reader::path);
-        let faulty =
-            said.is_none() && fields.get(field).is_some_and(|entry| entry.value.kind != Kind::None);
-        match said.or_else(|| default.clone()) {
-            Some(path) => path,
-            None => {
-                if !faulty {
-                    let message = format!("there is no `{field}`, and ${variable} is not set");
-                    let help = format!("{field}: \"…\" (a folder of your own), or set {variable}");
-                    reader.error(&(node.span.start..node.span.start + 1), message, Some(help));
-                }
-                PathBuf::new()
-            }
-        }
-    };
-    let run_root = root("run_root", &who.run_root, "XDG_RUNTIME_DIR");
-    let state_root = root("state_root", &who.state_root, "HOME");
-    for field in ["mail", "log"] {
-        if let Some(entry) = fields.get(field) {
-            positions.top.insert(field.to_owned(), reader.place(&entry.name_span));
-        }
-    }
-    let mail = fields
-        .get("mail")
-        .filter(|entry| entry.value.kind != Kind::None)
-        .and_then(|entry| sections::mail(reader, &entry.value, &state_root, who, positions));
-    let log = fields.get("log").filter(|entry| entry.value.kind != Kind::None);
-    let log = sections::log(reader, log.map(|entry| &entry.value), who, positions);
-    Top { run_root, state_root, mail, log }
 }
 
 /// Whether any of the problems refuses the configuration.

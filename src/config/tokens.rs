@@ -173,14 +173,11 @@ impl Scanner<'_, '_> {
     pub(super) fn unquoted(&mut self, start: usize) -> Result<Node, Lost> {
         let rest = &self.text[start..];
         if rest.starts_with(['“', '”', '‘', '’', '„', '«']) {
-            let end = rest[3..].find(['”', '“', '’', '\n', ',']).map_or(rest.len(), |n| 3 + n);
-            let end = start
-                + end
-                + rest[end..]
-                    .chars()
-                    .next()
-                    .filter(|c| "”“’".contains(*c))
-                    .map_or(0, char::len_utf8);
+            let opening = rest.chars().next().map_or(0, char::len_utf8);
+            let inner = &rest[opening..];
+            let length = inner.find(['”', '“', '’', '»', '\n', ',']).unwrap_or(inner.len());
+            let closing = inner[length..].chars().next().filter(|c| "”“’»".contains(*c));
+            let end = start + opening + length + closing.map_or(0, char::len_utf8);
             self.at = end;
             self.slip(
                 start..end,
