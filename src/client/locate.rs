@@ -41,7 +41,11 @@ pub fn run_root(config: &Path) -> Result<PathBuf, Failure> {
     let mut text = String::new();
     file.take(MAX_CONFIG).read_to_string(&mut text).map_err(|cause| failed(&cause))?;
     match said(&text).map_err(|cause| failed(&cause))? {
-        Some(run_root) => Ok(run_root),
+        Some(run_root) => {
+            // A relative one starts at the folder of the file itself, not of a link to it.
+            let real = std::fs::canonicalize(config).map_err(|cause| failed(&cause))?;
+            Ok(real.parent().unwrap_or(Path::new("/")).join(run_root))
+        }
         // A configuration of root's is for the system's master, whoever asks.
         None if owner == 0 => Ok(PathBuf::from(SYSTEM_RUN_ROOT)),
         None => std::env::var_os("XDG_RUNTIME_DIR")
@@ -75,5 +79,15 @@ mod tests {
         assert_eq!(said(text).unwrap(), Some(PathBuf::from("/run/elsewhere")));
         assert_eq!(said("(chains: [])").unwrap(), None);
         assert!(said("(run_root: ").is_err());
+    }
+
+    #[test]
+    fn a_relative_run_root_starts_at_the_real_files_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(folder.path()).unwrap();
+        std::fs::create_dir(real.join("conf")).unwrap();
+        std::fs::write(real.join("conf/a.ron"), "(run_root: \"../run\")").unwrap();
+        std::os::unix::fs::symlink("conf/a.ron", real.join("link.ron")).unwrap();
+        assert_eq!(run_root(&real.join("link.ron")).unwrap(), real.join("conf/../run"));
     }
 }
