@@ -331,3 +331,86 @@ fn cannot(verb: &str, path: &Path, cause: &io::Error) -> String {
     };
     format!("cannot {verb} {}: {cause}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn program(path: &Path, mode: u32) {
+        fs::write(path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn execute_of(program: &str, cwd: &Path, path: SearchPath) -> Result<(), String> {
+        answer(&Look::Execute { program: program.to_owned(), cwd: cwd.to_owned(), path })
+    }
+
+    #[test]
+    fn a_program_is_found_as_the_task_will_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        for name in ["first", "second"] {
+            fs::create_dir(at.join(name)).unwrap();
+        }
+        program(&at.join("first/plain"), 0o644);
+        program(&at.join("second/tool"), 0o755);
+        program(&at.join("tool"), 0o755);
+        let said = |said: String| SearchPath { said, env_file: None };
+        let both = format!("{}:{}", at.join("first").display(), at.join("second").display());
+        assert_eq!(execute_of("tool", at, said(both.clone())), Ok(()));
+        assert_eq!(execute_of("./tool", at, SearchPath::default()), Ok(()));
+        assert_eq!(execute_of("tool", at, said("second".to_owned())), Ok(()), "from cwd");
+        for (program, words) in [
+            ("plain", "it is not executable"),
+            ("other", "it is not in"),
+            ("./first", "it is a folder"),
+            ("./none", "it does not exist"),
+        ] {
+            let fault = execute_of(program, at, said(both.clone())).unwrap_err();
+            assert!(fault.contains(words), "{program}: {fault}");
+        }
+        assert_eq!(
+            execute_of("./none", &at.join("gone"), SearchPath::default()),
+            Ok(()),
+            "cwd tells"
+        );
+    }
+
+    #[test]
+    fn the_path_of_an_env_file_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        program(&at.join("tool"), 0o755);
+        let file = at.join("env.list");
+        fs::write(&file, format!("PATH={}\n", at.display())).unwrap();
+        let path =
+            SearchPath { said: "/nowhere".to_owned(), env_file: Some((file, String::new())) };
+        assert_eq!(execute_of("tool", Path::new("/"), path), Ok(()));
+    }
+
+    #[test]
+    fn files_are_tried_and_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let (link, new, list) = (at.join("link"), at.join("new"), at.join("list"));
+        symlink("/etc/passwd", &link).unwrap();
+        fs::write(&list, "A=1\nno assignment\n").unwrap();
+        assert_eq!(answer(&Look::Append(new.clone())), Ok(()));
+        assert!(!new.exists());
+        for (look, words) in [
+            (Look::Append(link), "it is a link"),
+            (Look::Append(at.to_owned()), "it is a folder"),
+            (Look::Append(at.join("none/new")), "cannot make a file in"),
+            (Look::Variables(list.clone()), "line 2"),
+            (Look::Variables(at.to_owned()), "it is no regular file"),
+            (Look::Enter(list), "it is no folder"),
+            (Look::Enter(at.join("none")), "it does not exist"),
+        ] {
+            let fault = answer(&look).unwrap_err();
+            assert!(fault.contains(words), "{look:?}: {fault}");
+        }
+    }
+}

@@ -1,9 +1,15 @@
 //! The format of systemd's EnvironmentFile= (systemd.exec(5)): one `NAME=value` a line, `#` and
 //! `;` start comments, values may be quoted, a backslash at a line's end joins lines.
 
+/// A variable's name and value.
+pub type Variable = (String, String);
+
+/// The number of a line, from 1, and what is wrong with it.
+pub type Fault = (usize, String);
+
 /// Reads the text of a file of variables. Later lines win. Lines that are no assignment are told
 /// by their number, from 1, and cost only themselves.
-pub fn parse(text: &str) -> (Vec<(String, String)>, Vec<(usize, String)>) {
+pub fn parse(text: &str) -> (Vec<Variable>, Vec<Fault>) {
     let mut variables = Vec::new();
     let mut problems = Vec::new();
     let mut scanner = Scanner { rest: text.chars().peekable(), line: 1 };

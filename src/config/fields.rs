@@ -49,7 +49,7 @@ impl Section {
     }
 
     /// The same, said of a field that stands somewhere else.
-    fn as_elsewhere(self) -> &'static str {
+    fn place(self) -> &'static str {
         match self {
             Section::File => "the main file's outermost parentheses",
             section => section.name(),
@@ -241,7 +241,7 @@ pub(crate) fn advice(section: Section, name: &str) -> (Option<String>, Option<&'
     let here = || FIELDS.iter().filter(|field| field.stands_in(section)).map(|field| field.name);
     if let Some(field) = home(name) {
         let defaults = if field.inherited { " or into `defaults`" } else { "" };
-        let place = field.section.as_elsewhere();
+        let place = field.section.place();
         return (Some(format!("`{name}` belongs into {place}{defaults}")), None);
     }
     let theirs = closest(name, ELSEWHERE.iter().map(|(theirs, _)| *theirs));
@@ -252,7 +252,7 @@ pub(crate) fn advice(section: Section, name: &str) -> (Option<String>, Option<&'
     }
     let elsewhere = closest(name, FIELDS.iter().map(|field| field.name)).and_then(home);
     let text = elsewhere.map(|field| {
-        format!("did you mean `{}`? It belongs into {}", field.name, field.section.as_elsewhere())
+        format!("did you mean `{}`? It belongs into {}", field.name, field.section.place())
     });
     (text, None)
 }
