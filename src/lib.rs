@@ -12,7 +12,7 @@
 //! | `logger` | the only process that writes the main log | the same |
 //! | `mailer` | spools and delivers mail, then exits | the same |
 //! | `checker` | reads and checks a configuration in a child with a deadline | the same |
-//! | `client` | what runnerctl does | the same, and `checker` to read a configuration |
+//! | `client` | what runnerctl does | the same, `checker` to read a configuration, `mailer` to list its spool |
 //! | `policy` | pure decisions: time comes in as an argument, actions go out | `config`, `wire` |
 //! | `config` | a file's text → a checked `Config`, or all its problems | nothing |
 //! | `wire` | what processes say to each other | nothing |

@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod import;
 pub mod locate;
+mod mail;
 pub mod metrics;
 pub mod rows;
 pub mod show;
@@ -41,6 +42,9 @@ pub fn run(cli: Cli) -> u8 {
         Verb::Import { file, from } => import_file(&file, from),
         Verb::ShowConfig { chain } => show::config(&cli.config, &chain),
         Verb::ShowEnv { chain } => show::env(&cli.config, &chain),
+        Verb::Mail { what: MailVerb::List { json } } => {
+            mail_list(&cli.config, cli.run_root.as_deref(), json)
+        }
         verb => {
             let run_root = cli.run_root.map_or_else(|| locate::run_root(&cli.config), Ok);
             run_root.and_then(|run_root| obey(verb, &Master::at(&run_root)))
@@ -119,9 +123,6 @@ fn obey(verb: Verb, master: &Master) -> Result<u8, Failure> {
             let fields = ["at", "notice", "chain", "task", "subject"];
             show_rows(master, &Request::Notices, json, &fields)
         }
-        Verb::Mail { what: MailVerb::List { json } } => {
-            show_rows(master, &Request::MailList, json, &["at", "id", "to", "subject"])
-        }
         Verb::Mail { what: MailVerb::Flush } => plain(master, &Request::MailFlush),
         Verb::Mail { what: MailVerb::Test } => plain(master, &Request::MailTest),
         Verb::LogLevel { level } => {
@@ -145,6 +146,7 @@ fn obey(verb: Verb, master: &Master) -> Result<u8, Failure> {
         },
         // Done without a master.
         Verb::Completions { .. }
+        | Verb::Mail { what: MailVerb::List { .. } }
         | Verb::Import { .. }
         | Verb::ShowConfig { .. }
         | Verb::ShowEnv { .. } => Ok(0),
@@ -174,6 +176,18 @@ fn show_status(
         complain(&remark);
     }
     Ok(exit)
+}
+
+fn mail_list(config: &Path, run_root: Option<&Path>, json: bool) -> Result<u8, Failure> {
+    let entries = if run_root.is_none() { mail::entries(config)? } else { None };
+    let Some(entries) = entries else {
+        let run_root = run_root.map_or_else(|| locate::run_root(config), |root| Ok(root.into()))?;
+        let fields = ["at", "id", "to", "subject"];
+        return show_rows(&Master::at(&run_root), &Request::MailList, json, &fields);
+    };
+    let lines = if json { rows::lines(&mail::rows(&entries)) } else { mail::lines(&entries) };
+    lines.iter().for_each(|line| say(line));
+    Ok(0)
 }
 
 fn show_rows(

@@ -45,7 +45,11 @@ pub(super) fn env(file: &Path, chain: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn load(file: &Path) -> Result<(Checked, Loaded), Failure> {
+/// Reads the configuration as the master would.
+///
+/// # Errors
+/// When anything in it is wrong.
+pub(super) fn load(file: &Path) -> Result<(Checked, Loaded), Failure> {
     // A configuration of root's is for the system's master, whoever asks.
     let roots = std::fs::metadata(file).is_ok_and(|found| found.uid() == 0);
     let mut loaded = if roots { checker::load_for(file, &system()) } else { checker::load(file) };
