@@ -10,6 +10,7 @@ mod mail;
 pub mod metrics;
 pub mod rows;
 pub mod show;
+pub mod simulate;
 pub mod status;
 pub mod talk;
 pub mod text;

@@ -7,6 +7,7 @@ pub mod fingerprint;
 pub mod notices;
 pub mod postbox;
 pub mod safe;
+pub mod simulate;
 pub mod supervisor;
 pub mod task_loop;
 

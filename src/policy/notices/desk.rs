@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::burst::Bursts;
 use super::history::History;
 use super::rules::ChainRules;
 use super::text::{self, RunFacts, Scene};
@@ -182,7 +181,6 @@ pub struct NoticeDesk {
     pub(crate) index: HashMap<String, usize>,
     /// The deadlines of all chains: a turn costs what is due, not what exists.
     pub(crate) agenda: BTreeSet<(Timestamp, usize)>,
-    pub(crate) bursts: Bursts,
     pub(crate) upgrades: Upgrades,
     pub(crate) recent: VecDeque<Decision>,
     /// Counts ids.
@@ -201,7 +199,6 @@ impl NoticeDesk {
             chains: Vec::new(),
             index: HashMap::new(),
             agenda: BTreeSet::new(),
-            bursts: Bursts::default(),
             upgrades: Upgrades::default(),
             recent: VecDeque::new(),
             sequence: 0,
@@ -234,8 +231,7 @@ impl NoticeDesk {
     /// When [`NoticeDesk::handle_timeout`] has something to do; `None`: nothing waits for a time.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        let chain = self.agenda.first().map(|(at, _)| *at);
-        [chain, self.bursts.next_timeout()].into_iter().flatten().min()
+        self.agenda.first().map(|(at, _)| *at)
     }
 
     /// What status shows of a task.
@@ -375,7 +371,7 @@ impl NoticeDesk {
         self.post(Some(place), task, notice, moment.at, moment.wall);
     }
 
-    /// Records a notice and sends it on its way: mail, a burst's mail, or the log.
+    /// Records a notice and sends it on its way: mail or the log.
     pub(crate) fn post(
         &mut self,
         place: Option<usize>,
@@ -421,33 +417,9 @@ impl NoticeDesk {
         let id = self.id(&subject, wall);
         let thread = Some(format!("o{thread:016x}"));
         let envelope = Envelope { id, thread, kind, to, subject, body, chain, task, at: wall };
-        let admitted = self.bursts.admit(envelope, &words, at);
-        let text = if admitted.is_some() {
-            format!("Sent email to admins: {words}")
-        } else {
-            format!("Holding email to admins for at most a minute, with others: {words}")
-        };
-        self.deeds.extend(admitted.map(Deed::Mail));
+        let text = format!("Sent email to admins: {words}");
+        self.deeds.push(Deed::Mail(envelope));
         self.log(Level::Debug, of_chain.as_deref(), of_task.as_deref(), text);
-    }
-
-    /// The bursts whose minute is over.
-    pub(crate) fn release(&mut self, now: Timestamp, wall: WallTime) {
-        if self.bursts.next_timeout().is_none_or(|due| due > now) {
-            return;
-        }
-        let mut bursts = std::mem::take(&mut self.bursts);
-        let envelopes = bursts.due(now, wall, |what| self.id(what, wall));
-        self.bursts = bursts;
-        for envelope in envelopes {
-            self.log(
-                Level::Debug,
-                None,
-                None,
-                format!("Sent email to admins: {}", envelope.subject),
-            );
-            self.deeds.push(Deed::Mail(envelope));
-        }
     }
 
     fn id(&mut self, of: &str, wall: WallTime) -> String {

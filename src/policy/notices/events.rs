@@ -304,7 +304,6 @@ impl NoticeDesk {
                 self.chains[place].deadline = None;
             }
         }
-        self.release(now, wall);
     }
 
     /// What fell due for a chain by `now`: its silence's end, its pause, its run. `at_end`: a run

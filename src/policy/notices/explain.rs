@@ -1,7 +1,7 @@
 //! `runnerctl explain`: what would be mailed next about a chain, and what was held back by which
 //! rule.
 
-use super::desk::{ChainState, NoticeDesk};
+use super::desk::NoticeDesk;
 use super::rules::Rules;
 use super::text::{span, when};
 use super::throttle::{FIRSTS, Throttle};
@@ -45,18 +45,7 @@ impl NoticeDesk {
         if chain.whole.outage.is_some() || chain.whole.withheld.total() > 0 {
             of_task(&mut lines, "the chain's process", &chain.whole, &chain.rules.whole, now, &at);
         }
-        self.of_burst(chain, now, &mut lines);
         lines
-    }
-
-    fn of_burst(&self, chain: &ChainState, now: Timestamp, lines: &mut Vec<String>) {
-        let held = self.bursts.held_of(&chain.rules.name);
-        if let Some(due) = self.bursts.next_timeout().filter(|_| held > 0) {
-            lines.push(format!(
-                "{held} notices wait {} to go out as one mail with those of other chains",
-                span(due.since(now))
-            ));
-        }
     }
 }
 

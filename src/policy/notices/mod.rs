@@ -2,12 +2,12 @@
 //!
 //! [`NoticeDesk`] is told everything that happens and answers with [`Deed`]s: mails and log lines.
 //! It decides from times that are handed in, so the same code runs in the master, in a unit test
-//! and in `runnerctl simulate`.
+//! and in `runnerctl simulate`. When mails go, and which go together, is for
+//! [`postbox`](super::postbox) to say.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `throttle` | the decision for one task |
-//! | `burst` | many chains at once are few mails |
 //! | `desk` | the state of all chains, silences, pauses, upgrades; who is told |
 //! | `rules` | what the configuration says, compact |
 //! | `text` | subjects and bodies |
@@ -15,7 +15,6 @@
 //! | `saved` | how all this survives the master |
 //! | `explain` | what would be told next, and what was held back |
 
-mod burst;
 mod desk;
 mod events;
 mod explain;

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::burst::Bursts;
 use super::desk::{ChainState, Decision, NoticeDesk, Pause, Running, Silence, Upgrades};
 use super::history::History;
 use super::throttle::Throttle;
@@ -43,7 +42,6 @@ pub struct SavedDesk {
     wall: Lenient<WallTime>,
     sequence: Lenient<u64>,
     chains: Lenient<BTreeMap<String, Lenient<SavedChain>>>,
-    bursts: Lenient<Bursts>,
     upgrades: Lenient<Upgrades>,
     recent: Lenient<Vec<Lenient<Option<Decision>>>>,
 }
@@ -80,7 +78,6 @@ impl NoticeDesk {
             wall: Lenient(wall),
             sequence: Lenient(self.sequence),
             chains: Lenient(chains.collect()),
-            bursts: Lenient(self.bursts.clone()),
             upgrades: Lenient(self.upgrades.clone()),
             recent: Lenient(self.recent.iter().cloned().map(|d| Lenient(Some(d))).collect()),
         }
@@ -103,8 +100,6 @@ impl NoticeDesk {
         let shift =
             if same_boot { 0 } else { now.0.saturating_sub(away).saturating_sub(saved.at.0.0) };
         desk.sequence = saved.sequence.0;
-        desk.bursts = saved.bursts.0;
-        desk.bursts.shift(shift);
         desk.upgrades = saved.upgrades.0;
         desk.upgrades.bound_and_shift(shift);
         desk.recent = saved.recent.0.into_iter().filter_map(|decision| decision.0).collect();
