@@ -22,6 +22,7 @@
 
 pub mod chain;
 pub mod checker;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod logger;

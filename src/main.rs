@@ -1,1 +1,5 @@
-fn main() {}
+//! The entry of the master.
+
+fn main() {
+    runner::master::main()
+}

@@ -1,6 +1,8 @@
-//! `mail list`: what waits to be mailed. The master tells; while none runs, the spool itself is
-//! read, with the caller's own rights.
+//! `mail list`: what waits in the spool. Root and the mailer's account look into the spool
+//! themselves, so it works while no master runs and costs the master nothing; for others the
+//! master tells what it knows.
 
+use std::fs::read_dir;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -9,76 +11,92 @@ use serde_json::{Value, json};
 use super::show;
 use super::talk::Failure;
 use super::text::{columns, word};
-use crate::mailer::spool;
+use crate::mailer::spool::{self, Entry};
 use crate::wire::safe::safe_line;
 
 /// The most mails of each kind that are shown.
 const MOST: usize = 10_000;
 
-/// The rows that a master would give: what waits, and what a server refused for ever.
+/// What waits, and what a server refused for ever; `None`: the spool is not the caller's to read.
 ///
 /// # Errors
 /// When the configuration is wrong or the spool cannot be read.
-pub(super) fn rows(config: &Path) -> Result<Vec<Value>, Failure> {
-    let Some(mail) = show::load(config)?.0.config.mail else { return Ok(Vec::new()) };
-    if std::fs::metadata(&mail.spool).is_err_and(|cause| cause.kind() == ErrorKind::NotFound) {
-        return Ok(Vec::new());
-    }
-    let entries = spool::list(&mail.spool, MOST).map_err(|cause| {
+pub(super) fn entries(config: &Path) -> Result<Option<Vec<Entry>>, Failure> {
+    let Some(mail) = show::load(config)?.0.config.mail else { return Ok(Some(Vec::new())) };
+    let failed = |cause: &dyn std::fmt::Display| {
         Failure::Other(format!("cannot list {}: {cause}", mail.spool.display()), 1)
-    })?;
-    let row = |entry: spool::Entry| {
-        json!({
-            "id": entry.id,
-            "to": entry.to,
-            "subject": entry.subject,
-            "kind": entry.kind.word(),
-            "at": entry.at.to_string(),
-            "tries": entry.tries,
-            "error": entry.error,
-            "state": if entry.dead { "dead" } else { "waiting" },
-        })
     };
-    Ok(entries.into_iter().map(row).collect())
+    match read_dir(&mail.spool) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Some(Vec::new())),
+        Err(cause) if cause.kind() == ErrorKind::PermissionDenied => Ok(None),
+        Err(cause) => Err(failed(&cause)),
+        Ok(_) => spool::list(&mail.spool, MOST).map(Some).map_err(|cause| failed(&cause)),
+    }
 }
 
-/// As lines for people: time, state, notice, recipient, tries; then the subject and the error.
-pub(super) fn lines(rows: &[Value]) -> Vec<String> {
-    let row = |row: &Value| {
-        let text = |key: &str| row[key].as_str().unwrap_or_default();
-        let mut cells: Vec<String> =
-            ["at", "state", "kind", "to"].iter().map(|key| word(text(key))).collect();
-        cells.push(row["tries"].as_u64().unwrap_or(0).to_string());
-        let mut last = safe_line(text("subject")).into_owned();
-        if !text("error").is_empty() {
-            last.push_str(": ");
-            last.push_str(&safe_line(text("error")));
-        }
-        cells.push(last);
-        cells
+/// As JSON, one object a line. `at` is in seconds since 1970.
+pub(super) fn rows(entries: &[Entry]) -> Vec<Value> {
+    let row = |entry: &Entry| {
+        json!({
+            "at": entry.at.0 / 1000,
+            "id": entry.id,
+            "to": entry.to,
+            "notice": entry.kind.word(),
+            "subject": entry.subject,
+            "tries": entry.tries,
+            "next_try": entry.next_try.div_ceil(1000),
+            "dead": entry.dead,
+            "error": entry.error,
+        })
     };
-    columns(&rows.iter().map(row).collect::<Vec<_>>())
+    entries.iter().map(row).collect()
+}
+
+/// As lines for people: time, `waits` or `dead`, notice, recipient, tries; then the subject and
+/// the error.
+pub(super) fn lines(entries: &[Entry]) -> Vec<String> {
+    let row = |entry: &Entry| {
+        let mut text = safe_line(&entry.subject).into_owned();
+        if let Some(error) = &entry.error {
+            text.push_str(&format!(": {}", safe_line(error)));
+        }
+        vec![
+            entry.at.to_string(),
+            if entry.dead { "dead" } else { "waits" }.to_owned(),
+            entry.kind.word().to_owned(),
+            word(&entry.to),
+            entry.tries.to_string(),
+            text,
+        ]
+    };
+    columns(&entries.iter().map(row).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::mail::NoticeKind;
+    use crate::wire::time::WallTime;
 
     #[test]
     fn a_mail_is_one_line_whatever_it_says() {
-        let rows = [
-            json!({"id": "1", "to": "ops@example.org", "subject": "[a] First \u{1b}[2J",
-                "kind": "FIRST", "at": "2026-01-02T12:00:00Z", "tries": 3,
-                "error": "451 later\n", "state": "waiting"}),
-            json!({"id": "2", "to": "a@b, c@d", "subject": "[a] x", "kind": "NEW",
-                "at": "2026-01-02T12:00:01Z", "state": "not yet in the spool"}),
-        ];
+        let entry = Entry {
+            id: "1".to_owned(),
+            to: "ops@example.org".to_owned(),
+            subject: "[a] First \x1b[2J".to_owned(),
+            kind: NoticeKind::First,
+            at: WallTime(1_767_355_200_000),
+            tries: 3,
+            next_try: 1_500,
+            error: Some("451 later\n".to_owned()),
+            dead: false,
+        };
         assert_eq!(
-            lines(&rows),
+            lines(std::slice::from_ref(&entry)),
             [
-                "2026-01-02T12:00:00Z  waiting               FIRST  ops@example.org  3  [a] First \\x1b[2J: 451 later\\n",
-                "2026-01-02T12:00:01Z  not_yet_in_the_spool  NEW    a@b,_c@d         0  [a] x",
+                "2026-01-02T12:00:00Z  waits  FIRST  ops@example.org  3  [a] First \\x1b[2J: 451 later\\n"
             ]
         );
+        assert_eq!(rows(&[entry])[0]["next_try"], 2);
     }
 }

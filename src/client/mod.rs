@@ -180,14 +180,13 @@ fn show_status(
 }
 
 fn mail_list(config: &Path, run_root: Option<&Path>, json: bool) -> Result<u8, Failure> {
-    let found = run_root.map_or_else(|| locate::run_root(config), |root| Ok(root.into()))?;
-    let rows = match Master::at(&found).ask(&Request::MailList, say) {
-        Ok(Answer::Rows(rows)) => rows,
-        Ok(answer) => return tell(answer).map(|()| 0),
-        Err(Failure::NotRunning(_)) if run_root.is_none() => mail::rows(config)?,
-        Err(failure) => return Err(failure),
+    let entries = if run_root.is_none() { mail::entries(config)? } else { None };
+    let Some(entries) = entries else {
+        let run_root = run_root.map_or_else(|| locate::run_root(config), |root| Ok(root.into()))?;
+        let fields = ["at", "id", "to", "subject"];
+        return show_rows(&Master::at(&run_root), &Request::MailList, json, &fields);
     };
-    let lines = if json { rows::lines(&rows) } else { mail::lines(&rows) };
+    let lines = if json { rows::lines(&mail::rows(&entries)) } else { mail::lines(&entries) };
     lines.iter().for_each(|line| say(line));
     Ok(0)
 }

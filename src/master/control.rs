@@ -212,6 +212,15 @@ impl ControlServer {
         self.flush(epoll, id);
     }
 
+    /// Takes a connection out of the server, for a child that answers itself.
+    pub fn give_away(&mut self, epoll: &Epoll, id: ConnId) -> Option<UnixStream> {
+        let connection = self.connections.remove(&id)?;
+        if connection.watched.is_some() {
+            epoll.remove(&connection.stream);
+        }
+        Some(connection.stream)
+    }
+
     /// The next moment at which [`ControlServer::handle_timeout`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Timestamp> {

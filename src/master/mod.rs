@@ -1,5 +1,306 @@
-//! The root process.
+//! The root process: one thread, never blocked, never on the network. It holds the descriptors and
+//! does what the [`Supervisor`] and the [`NoticeDesk`] decide; it has no rule of its own.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `boot` | from the command line to a running master |
+//! | `ground`, `takeover` | its folders, its lock |
+//! | `turn` | the loop: one turn per wake-up |
+//! | `spawn`, `reap`, `strays` | children: fork, wait, what they leave behind |
+//! | `inbox` | reports of the chains |
+//! | `post` | mailers, and mails until a spool has confirmed them |
+//! | `upgrade`, `handover` | become what is on disk, keep everything |
+//! | `control`, `connection`, `authorise`, `verbs`, `status` | runnerctl's other end |
+//! | `state` | what survives a restart and a reboot |
+//! | `systemd` | sd_notify(3) |
 
 pub mod authorise;
+mod boot;
 mod connection;
 pub mod control;
+mod ground;
+mod handover;
+mod inbox;
+mod log;
+mod post;
+mod reap;
+mod spawn;
+mod state;
+mod status;
+mod strays;
+mod systemd;
+mod takeover;
+mod turn;
+mod upgrade;
+mod verbs;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use clap::Parser;
+
+use crate::checker::{self, Plan};
+use crate::cli::Cli;
+use crate::config::model::Chain;
+use crate::logger::Lanes;
+use crate::policy::environment::instance_of;
+use crate::policy::notices::NoticeDesk;
+use crate::policy::supervisor::Supervisor;
+use crate::sys::cgroup::CgroupRoot;
+use crate::sys::clock;
+use crate::sys::fork::{Pid, leave};
+use crate::sys::poll::{Alarm, Epoll};
+use crate::sys::signals::Signals;
+use crate::wire::time::{Timestamp, WallTime};
+use boot::StartContext;
+use control::ControlServer;
+use ground::Ground;
+use log::Log;
+use post::Post;
+use state::Saver;
+use strays::Strays;
+use systemd::Systemd;
+use upgrade::Upgrade;
+
+/// The program runner-master.
+pub fn main() -> ! {
+    let cli = Cli::parse();
+    if cli.check {
+        leave(i32::from(checker::check_command(&cli.file)));
+    }
+    if let Some(descriptors) = cli.internal_check {
+        leave(boot::check(&cli, descriptors));
+    }
+    if let Some(descriptors) = cli.internal_resume {
+        boot::resume(&cli, descriptors);
+    }
+    boot::start(&cli)
+}
+
+/// How far the master is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// At work.
+    Running,
+    /// Every chain finishes its run.
+    Draining,
+    /// Every chain ends its run.
+    Stopping,
+    /// Everything is killed.
+    Killing,
+}
+
+/// What a child of ours is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Child {
+    /// A chain's process.
+    Chain(String),
+    /// The logger.
+    Logger,
+    /// A mailer.
+    Mailer,
+    /// Writes the state.
+    Saver,
+    /// Checks an upgrade.
+    Check,
+    /// Of the image before this one: only reaped.
+    Other,
+}
+
+/// Our end of a chain's pair.
+#[derive(Debug)]
+struct Link {
+    socket: OwnedFd,
+    token: u64,
+    /// The task that ended last, for the log.
+    last_task: Option<String>,
+    /// Bad packets told so far: the rest is counted in silence.
+    bad: u64,
+}
+
+/// The master.
+struct Master {
+    context: StartContext,
+    plan: Plan,
+    /// Where each chain of the plan stands in its list.
+    index: BTreeMap<String, usize>,
+    ground: Ground,
+    /// Holds the record lock while this process lives.
+    lock: File,
+    instance: String,
+    cgroups: Option<CgroupRoot>,
+    old_cgroups: Option<CgroupRoot>,
+    host: String,
+    since: WallTime,
+    generation: u64,
+    supervisor: Supervisor,
+    desk: NoticeDesk,
+    log: Log,
+    lanes: Lanes,
+    logger: Option<Pid>,
+    /// When a dead logger is started again.
+    logger_at: Option<Timestamp>,
+    logger_deaths: crate::policy::backoff::Backoff,
+    epoll: Epoll,
+    alarm: Alarm,
+    signals: Signals,
+    children: BTreeMap<Pid, Child>,
+    links: BTreeMap<String, Link>,
+    tokens: BTreeMap<u64, String>,
+    next_token: u64,
+    strays: Strays,
+    post: Post,
+    control: Option<ControlServer>,
+    upgrade: Upgrade,
+    saver: Saver,
+    systemd: Systemd,
+    phase: Phase,
+    /// Pauses that end by themselves.
+    pauses: BTreeMap<String, Timestamp>,
+    buffer: Vec<u8>,
+}
+
+const SIGNALS: u64 = 0;
+const ALARM: u64 = 1;
+const CHECK_OUTPUT: u64 = 2;
+const FIRST_LINK: u64 = 16;
+const FIRST_CONTROL: u64 = 1 << 40;
+
+fn now() -> Timestamp {
+    Timestamp(clock::boottime_ms())
+}
+
+fn wall() -> WallTime {
+    WallTime(clock::wall_ms())
+}
+
+impl Master {
+    /// A master at its first start: no chain runs yet.
+    ///
+    /// # Errors
+    /// When the system is short of descriptors: the last moment at which that is fatal.
+    fn new(
+        context: StartContext,
+        plan: Plan,
+        ground: Ground,
+        lock: File,
+        signals: Signals,
+        cgroups: (Option<CgroupRoot>, Option<CgroupRoot>),
+    ) -> Result<Master, String> {
+        let lanes = Lanes::new().map_err(|cause| format!("cannot reach the logger: {cause}"))?;
+        let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
+        (master.cgroups, master.old_cgroups) = cgroups;
+        master.start_logger();
+        master.load_state();
+        master.generation = master.supervisor.begin_generation();
+        let generation = master.generation;
+        let chains = std::mem::take(&mut master.plan.config.chains);
+        let none = BTreeMap::new();
+        master.supervisor.reconcile(&chains, &none, &BTreeMap::new(), &[], generation, now());
+        master.plan.config.chains = chains;
+        master.apply_pauses();
+        master.tell_start("started");
+        Ok(master)
+    }
+
+    /// Everything that a start and an upgrade have in common.
+    fn assemble(
+        context: StartContext,
+        plan: Plan,
+        ground: Ground,
+        lock: File,
+        signals: Signals,
+        lanes: Lanes,
+    ) -> Result<Master, String> {
+        let short = |cause: std::io::Error| format!("cannot watch my descriptors: {cause}");
+        let epoll = Epoll::new().map_err(short)?;
+        let alarm = Alarm::new().map_err(short)?;
+        epoll.add(&signals, SIGNALS, crate::sys::poll::Interest::Read).map_err(short)?;
+        epoll.add(&alarm, ALARM, crate::sys::poll::Interest::Read).map_err(short)?;
+        let lane = lanes.master_in.try_clone().map_err(short)?;
+        let log = Log::new(crate::logger::PacketDrain::new(lane, plan.config.log.level));
+        let host = crate::sys::host_name();
+        let instance = instance_of(&ground.run_root_path);
+        let desk = NoticeDesk::new(&host, &plan.config, now(), wall());
+        let strays = Strays::new(context.inherited.clone());
+        let systemd = Systemd::new(&context.env);
+        let mut master = Master {
+            index: BTreeMap::new(),
+            instance,
+            cgroups: None,
+            old_cgroups: None,
+            host,
+            since: wall(),
+            generation: 0,
+            supervisor: Supervisor::new(),
+            desk,
+            log,
+            lanes,
+            logger: None,
+            logger_at: None,
+            logger_deaths: crate::policy::backoff::Backoff::default(),
+            epoll,
+            alarm,
+            signals,
+            children: BTreeMap::new(),
+            links: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            next_token: FIRST_LINK,
+            strays,
+            post: Post::default(),
+            control: None,
+            upgrade: Upgrade::default(),
+            saver: Saver::default(),
+            systemd,
+            phase: Phase::Running,
+            pauses: BTreeMap::new(),
+            buffer: vec![0; crate::wire::report::MAX_PACKET + 1],
+            context,
+            plan,
+            ground,
+            lock,
+        };
+        master.index_chains();
+        master.open_control();
+        Ok(master)
+    }
+
+    fn index_chains(&mut self) {
+        let chains = self.plan.config.chains.iter().enumerate();
+        self.index = chains.map(|(index, chain)| (chain.name.clone(), index)).collect();
+    }
+
+    /// A chain's configuration; `None` once it has left the file.
+    fn chain(&self, name: &str) -> Option<&Chain> {
+        self.index.get(name).and_then(|index| self.plan.config.chains.get(*index))
+    }
+
+    fn kill_timeout(&self, chain: &str) -> std::time::Duration {
+        let default = std::time::Duration::from_secs(10);
+        self.chain(chain).map_or(default, |chain| chain.kill_timeout)
+    }
+
+    fn tell_start(&mut self, how: &str) {
+        let version = env!("CARGO_PKG_VERSION");
+        let file = self.plan.config.file.display();
+        let count = self.plan.config.chains.len();
+        let text = format!(
+            "runner-master {version} {how}: {count} chains of {file}, generation {}",
+            self.generation
+        );
+        self.log.info(&text);
+        for (chain, fault) in std::mem::take(&mut self.plan.faults) {
+            self.log.say(crate::config::model::Level::Warning, Some(&chain), None, &fault);
+        }
+        if let Some(mail) = &self.plan.config.mail
+            && let crate::config::model::Transport::Maildir(folder) = &mail.transport
+        {
+            self.log.info(&format!("mail goes to the Maildir {}", folder.display()));
+        }
+        if self.cgroups.is_none() {
+            self.log.info("no control groups here: strays are found by subreaper and marks");
+        }
+        self.systemd.ready();
+    }
+}

@@ -73,6 +73,16 @@ impl CgroupRoot {
             .collect()
     }
 
+    /// Whether a process is in one of these groups.
+    pub fn holds(&self, pid: Pid) -> bool {
+        let Ok(cgroup) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+        let name = self.0.file_name().map(|name| name.to_string_lossy().into_owned());
+        match (own_path(&cgroup), name) {
+            (Some(path), Some(name)) => path.split('/').any(|part| part == name),
+            _ => false,
+        }
+    }
+
     /// Takes the folder away if nothing is in it.
     pub fn remove(&self) {
         let _ = fs::remove_dir(&self.0);

@@ -33,4 +33,14 @@ pub fn error_text(cause: &std::io::Error) -> String {
         None => text,
     }
 }
+pub mod exec;
 pub mod stdio;
+
+/// This machine's name (gethostname(2)).
+pub fn host_name() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}

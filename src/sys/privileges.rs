@@ -82,6 +82,25 @@ pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
+/// Raises the soft limit of descriptors to the hard one: a master holds one for each chain.
+/// Returns the soft limit that was, which chains get back; `None`: infinity.
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    limit.current
+}
+
+/// Sets the soft limit of descriptors.
+pub fn set_descriptor_limit(soft: Option<u64>) {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: soft, maximum: limit.maximum });
+}
+
+/// The effective user id of this process.
+pub fn my_uid() -> u32 {
+    Uid::effective().as_raw()
+}
+
 /// SIGTERM when the parent dies (prctl(2), PR_SET_PDEATHSIG); fails if it is dead already.
 ///
 /// # Errors

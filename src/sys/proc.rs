@@ -75,8 +75,8 @@ pub fn descendants(ancestor: Pid) -> Vec<Pid> {
 }
 
 /// Renames this process in ps(1): the command line by writing over the one it was started with
-/// (`/proc/self/stat`, fields arg_start to env_end), the short name by prctl(2). For forked
-/// children only, which need neither their arguments nor the launcher's environment.
+/// (`/proc/self/stat`, fields arg_start to env_end), the short name by prctl(2). The arguments are
+/// gone then, and with a title longer than they were the launcher's environment, too.
 pub fn set_title(title: &str) {
     let _ = rustix::thread::set_name(
         &std::ffi::CString::new(title.replace('\0', "").into_bytes()).unwrap_or_default(),
@@ -88,18 +88,15 @@ pub fn set_title(title: &str) {
     if start == 0 || end <= start || env_end < end {
         return;
     }
-    let room = env_end - start;
+    // What fits over the arguments leaves the environment alone, which is still read there.
+    let room = if title.len() < end - start { end - start } else { env_end - start };
     let bytes = &title.as_bytes()[..title.len().min(room - 1)];
     // SAFETY: the kernel says that these bytes are this process's own argument and environment
-    // strings, one writable area of its stack; nothing in a forked child reads them any more.
+    // strings, one writable area of its stack; the callers need neither where they are
+    // overwritten.
     unsafe {
         let area = start as *mut u8;
         std::ptr::write_bytes(area, 0, room);
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), area, bytes.len());
-        if bytes.len() > end - start {
-            // A last byte that is not NUL tells the kernel that the title runs on.
-            return;
-        }
-        std::ptr::write_bytes(area.add(bytes.len()), 0, room - bytes.len());
     }
 }

@@ -97,3 +97,8 @@ pub fn make_room(socket: impl AsFd, bytes: usize) {
         let _ = sockopt::set_socket_send_buffer_size(&socket, bytes);
     }
 }
+
+/// Tells the other end that nothing more comes (shutdown(2)); receiving goes on.
+pub fn close_sending(socket: impl AsFd) {
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+}

@@ -33,3 +33,18 @@ pub fn stdin_to_null() -> io::Result<()> {
     rustix::stdio::dup2_stdin(open_null()?)?;
     Ok(())
 }
+
+/// Sets the file mode creation mask (umask(2)).
+pub fn set_umask(mask: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+}
+
+/// Puts a descriptor on 1 and 2.
+///
+/// # Errors
+/// When it is not open.
+pub fn output_to(sink: &OwnedFd) -> io::Result<()> {
+    rustix::stdio::dup2_stdout(sink)?;
+    rustix::stdio::dup2_stderr(sink)?;
+    Ok(())
+}

@@ -42,6 +42,20 @@ pub fn signal_descendants(spared: &[Pid], signal: i32) -> Sent {
     sent
 }
 
+/// Sends `signal` to a direct child and everything below it.
+pub fn signal_descendants_of(child: Pid, signal: i32) -> Sent {
+    let me = nix::unistd::getpid().as_raw();
+    let mut sent = Sent::default();
+    for pid in proc::descendants(child) {
+        let Ok(Some(held)) = PidFd::open(pid) else { continue };
+        if is_below(pid, me, &[]) {
+            count(&mut sent, held.signal(signal).map(|_| ()));
+        }
+    }
+    count(&mut sent, wait::signal_child(child, signal));
+    sent
+}
+
 fn count(sent: &mut Sent, result: std::io::Result<()>) {
     match result {
         Ok(()) => sent.reached += 1,

@@ -144,12 +144,14 @@ impl Supervisor {
 
     /// Makes the chains those of `chains`, by mark and sweep: the ones that are gone drain and are
     /// forgotten, new ones start, each other one drains and is replaced in `generation`.
-    /// `after` names for a new chain the removed ones whose commands it shares.
+    /// `after` names for a new chain the removed ones whose commands it shares; with `only`, of
+    /// the chains that stay just those are replaced.
     pub fn reconcile(
         &mut self,
         chains: &[Chain],
         after: &BTreeMap<String, Vec<String>>,
         drains: &BTreeMap<String, Drain>,
+        only: &[String],
         generation: u64,
         now: Timestamp,
     ) {
@@ -163,7 +165,9 @@ impl Supervisor {
                 {
                     slot.wanted = Wanted::Running;
                 }
-                self.replace(&name, generation, SIGHUP, drain, now);
+                if only.is_empty() || only.contains(&name) {
+                    self.replace(&name, generation, SIGHUP, drain, now);
+                }
             } else {
                 self.set_wanted(&name, Wanted::Gone);
                 self.drain(&name, SIGQUIT, drain, now);
@@ -188,6 +192,7 @@ impl Supervisor {
                 had_process: false,
                 said_leaving: None,
                 last_words: None,
+                last_failure: None,
                 after,
             };
             self.slots.insert(chain.name.clone(), slot);
@@ -380,8 +385,9 @@ impl Supervisor {
     /// fork(2) failed.
     pub fn cannot_spawn(&mut self, chain: &str, what: &str, now: Timestamp) {
         let what = what.to_owned();
-        self.actions.push(Action::Failed { chain: chain.to_owned(), what });
+        self.actions.push(Action::Failed { chain: chain.to_owned(), what: what.clone() });
         let Some(slot) = self.slots.get_mut(chain) else { return };
+        slot.last_failure = Some(what);
         // The machine is short of something: never a spin.
         let delay = slot.backoff.next_delay().max(Duration::from_secs(1));
         self.start_if_wanted(chain, delay, now);
@@ -414,6 +420,7 @@ impl Supervisor {
         if let Some(slot) = self.slots.get_mut(chain)
             && completed
         {
+            slot.last_failure = None;
             slot.backoff.reset();
         }
     }
@@ -469,6 +476,7 @@ impl Supervisor {
             slot.backoff.reset();
         } else {
             let what = slot.last_words.take().unwrap_or_else(|| describe(reason));
+            slot.last_failure = Some(what.clone());
             self.actions.push(Action::Failed { chain: chain.to_owned(), what });
         }
         let delay = if orderly || asked { Duration::ZERO } else { slot.backoff.next_delay() };

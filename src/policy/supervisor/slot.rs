@@ -155,6 +155,9 @@ pub struct Slot {
     /// Why it cannot start, in its own words.
     #[serde(default)]
     pub last_words: Option<String>,
+    /// Why its process died last; forgotten when a run completes.
+    #[serde(default)]
+    pub last_failure: Option<String>,
     /// Removed chains with a command of this one's: they must have ended first.
     #[serde(default)]
     pub after: Vec<String>,

@@ -1,0 +1,266 @@
+//! From a command line to a running master: a clean world, a checked plan, the ground, the lock.
+//!
+//! The order at a start, each with the accident it prevents: signals are blocked before anything
+//! else, so none is lost or kills half-way; the plan comes from a child, so a name service can
+//! block without us and leaves nothing in our memory; the ground is checked before the lock, which
+//! lies in it; the lock comes before the logger, the log file and every chain, so a second start
+//! touches nothing of the first one's.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::ground::Ground;
+use super::handover::Handover;
+use super::takeover::{self, Holder, Refused};
+use super::{Master, handover};
+use crate::checker::{self, Options, Plan};
+use crate::cli::{Cli, Descriptors};
+use crate::policy::environment::instance_of;
+use crate::sys::cgroup::CgroupRoot;
+use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
+use crate::sys::signals::Signals;
+use crate::sys::{clock, exec, memfd, poll, privileges, proc, signals, spawn, stdio, wait};
+
+/// The largest plan or handover, in bytes.
+pub(super) const MAX_RECORD: u64 = 256 << 20;
+
+/// How long a check may take; the same at a start and before an upgrade.
+pub(super) const CHECK_TIME: Duration = Duration::from_secs(30);
+
+/// What this program was started with: an upgrade starts the next image with the same.
+#[derive(Debug, Clone)]
+pub(super) struct StartContext {
+    /// The path to open the next binary by.
+    pub(super) program: PathBuf,
+    /// The configuration as it was typed, made absolute.
+    pub(super) config: PathBuf,
+    /// The name in argv\[0\].
+    pub(super) argv0: OsString,
+    /// The configuration as it was typed.
+    pub(super) typed: OsString,
+    /// The environment.
+    pub(super) env: Vec<(OsString, OsString)>,
+    /// Children that the process already had.
+    pub(super) inherited: Vec<Pid>,
+    /// The soft limit of descriptors that it was started with.
+    pub(super) descriptors: Option<u64>,
+}
+
+/// Makes this process independent of its launcher: nothing open but 0, 1, 2 and `keep`, signals
+/// blocked with default dispositions, nothing read from the launcher's input.
+fn clean_world(keep: &[i32]) {
+    signals::block();
+    signals::reset_dispositions();
+    exec::close_all_but(keep);
+    let _ = spawn::reserve_low_descriptors(5);
+    let _ = stdio::stdin_to_null();
+    stdio::set_umask(0o022);
+}
+
+fn context(cli: &Cli) -> StartContext {
+    let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let argv0 = std::env::args_os().next().unwrap_or_default();
+    let search = std::env::var("PATH").unwrap_or_default();
+    StartContext {
+        program: exec::own_path(Path::new(&argv0), &search, &cwd),
+        config: cwd.join(&cli.file),
+        argv0,
+        typed: cli.file.clone().into_os_string(),
+        env: std::env::vars_os().collect(),
+        inherited: wait::children().unwrap_or_default(),
+        descriptors: privileges::raise_descriptor_limit(),
+    }
+}
+
+/// A first start. Never returns.
+pub(super) fn start(cli: &Cli) -> ! {
+    clean_world(&[]);
+    let context = context(cli);
+    let signals = Signals::new().unwrap_or_else(|cause| {
+        die(&format!("cannot receive signals: {cause}"), EXIT_OSERR);
+    });
+    let plan = checked_plan(&context.config, &signals);
+    let ground = Ground::prepare(&plan.config)
+        .unwrap_or_else(|problem| die(&problem, i32::from(checker::EXIT_CONFIG)));
+    if let Err(problem) = privileges::become_subreaper() {
+        die(&problem, EXIT_OSERR);
+    }
+    let lock = takeover::take_lock(&ground, &plan.config, cli.replace, &mut |text| tell(text));
+    let (lock, before) = match lock {
+        Ok(lock) => lock,
+        Err(Refused { text, exit }) => die(&text, exit),
+    };
+    let instance = instance_of(&ground.run_root_path);
+    let cgroups = CgroupRoot::find(&instance);
+    let old_cgroups = before.cgroups.map(CgroupRoot::at);
+    let holder = Holder::of(&plan.config, cgroups.as_ref().map(CgroupRoot::path));
+    if let Err(cause) = holder.write(&lock) {
+        tell(&format!("cannot describe myself in master.lock: {cause}"));
+    }
+    let _ = std::env::set_current_dir("/");
+    let master = Master::new(context, plan, ground, lock, signals, (cgroups, old_cgroups));
+    match master {
+        Ok(master) => master.live(),
+        Err(problem) => die(&problem, EXIT_OSERR),
+    }
+}
+
+/// After an upgrade: this image takes over what the one before it left. Never returns.
+pub(super) fn resume(cli: &Cli, descriptors: Descriptors) -> ! {
+    signals::block();
+    let fail = |problem: String| -> ! { die(&problem, EXIT_OSERR) };
+    let (plan, handover) = match read_records(descriptors) {
+        Ok(records) => records,
+        Err(problem) => fail(problem),
+    };
+    clean_world(&handover.descriptors());
+    let mut context = context(cli);
+    context.inherited.clone_from(&handover.inherited);
+    context.descriptors = handover.soft_descriptors;
+    proc::set_title(&format!(
+        "{} {}",
+        context.argv0.to_string_lossy(),
+        context.typed.to_string_lossy()
+    ));
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(cause) => fail(format!("cannot receive signals: {cause}")),
+    };
+    let ground = match Ground::prepare(&plan.config) {
+        Ok(ground) => ground,
+        Err(problem) => fail(problem),
+    };
+    match Master::take_over(context, plan, ground, signals, handover) {
+        Ok(master) => master.live(),
+        Err(problem) => fail(problem),
+    }
+}
+
+/// The check before an upgrade, in a child of the running master: the plan goes into the memory
+/// file, problems to standard error. The exit status: 0 or 78.
+pub(super) fn check(cli: &Cli, descriptors: Descriptors) -> i32 {
+    let refused = i32::from(checker::EXIT_CONFIG);
+    let plan = exec::adopt(descriptors.plan);
+    let handover = exec::adopt(descriptors.handover);
+    let (Ok(plan), Ok(handover)) = (plan, handover) else {
+        eprintln!("cannot check: the descriptors {descriptors:?} are not open");
+        return refused;
+    };
+    if let Err(problem) = read_record(handover).and_then(|bytes| Handover::decode(&bytes)) {
+        eprintln!("cannot take over from the running program: {problem}");
+        return refused;
+    }
+    signals::unblock();
+    match fill_plan(&cli.file, &mut File::from(plan), cli.internal_force) {
+        Ok(()) => 0,
+        Err(text) => {
+            eprint!("{text}");
+            refused
+        }
+    }
+}
+
+fn fill_plan(config: &Path, into: &mut File, force: bool) -> Result<(), String> {
+    let outcome = checker::check(config, Options::default());
+    let accepted = force || outcome.surroundings.is_empty();
+    match outcome.plan {
+        Some(plan) if accepted => {
+            let bytes = serde_json::to_vec(&plan).map_err(|e| format!("cannot encode: {e}\n"))?;
+            memfd::fill_and_seal(into, &bytes).map_err(|e| format!("cannot hand over: {e}\n"))
+        }
+        _ => Err(format!("{}{}", outcome.errors, outcome.surroundings)),
+    }
+}
+
+fn read_record(fd: std::os::fd::OwnedFd) -> Result<Vec<u8>, String> {
+    memfd::read_sealed(fd, MAX_RECORD).map_err(|cause| format!("cannot read it: {cause}"))
+}
+
+fn read_records(descriptors: Descriptors) -> Result<(Plan, Handover), String> {
+    let adopt = |fd| exec::adopt(fd).map_err(|e| format!("cannot go on: descriptor {fd}: {e}"));
+    let plan = read_record(adopt(descriptors.plan)?)?;
+    let handover = read_record(adopt(descriptors.handover)?)?;
+    let plan = serde_json::from_slice(&plan).map_err(|e| format!("cannot read the plan: {e}"))?;
+    Ok((plan, handover::Handover::decode(&handover)?))
+}
+
+/// The plan of a first start, from a child with a deadline; leaves with 78 if it is refused.
+fn checked_plan(config: &Path, signals: &Signals) -> Plan {
+    let oserr = |problem: String| -> ! { die(&problem, EXIT_OSERR) };
+    let mut memory = memfd::create("plan").unwrap_or_else(|e| oserr(format!("no memory: {e}")));
+    let child = fork_child(|| {
+        signals::unblock();
+        leave(check_at_start(config, &mut memory))
+    });
+    let child = child.unwrap_or_else(|cause| oserr(format!("cannot fork: {cause}")));
+    let deadline = clock::monotonic().saturating_add(CHECK_TIME);
+    loop {
+        match wait::reap(false) {
+            Ok(wait::Reaped::One(wait::Change::Exited(pid, 0))) if pid == child => break,
+            Ok(wait::Reaped::One(wait::Change::Exited(pid, code))) if pid == child => leave(code),
+            Ok(wait::Reaped::One(wait::Change::Killed(pid, signal))) if pid == child => {
+                oserr(format!("the check of {} was killed by signal {signal}", config.display()));
+            }
+            _ => {}
+        }
+        let left = deadline.saturating_sub(clock::monotonic());
+        if left.is_zero() {
+            let _ = wait::signal_child(child, SIGKILL);
+            oserr(format!("the check of {} took more than 30 s", config.display()));
+        }
+        let _ = poll::wait_readable(&[signals.as_fd()], Some(left));
+        while let Ok(Some(signal)) = signals.read() {
+            if matches!(signal.number, SIGINT | SIGTERM | SIGQUIT) {
+                let _ = wait::signal_child(child, SIGKILL);
+                leave(0);
+            }
+        }
+    }
+    let mut bytes = Vec::new();
+    let read = std::io::Seek::rewind(&mut memory).and_then(|()| memory.read_to_end(&mut bytes));
+    match read
+        .map_err(|e| e.to_string())
+        .and_then(|_| serde_json::from_slice(&bytes).map_err(|e| e.to_string()))
+    {
+        Ok(plan) => plan,
+        Err(cause) => oserr(format!("cannot read the checked plan: {cause}")),
+    }
+}
+
+const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// In the child: problems go to standard error as `--check` shows them.
+fn check_at_start(config: &Path, into: &mut File) -> i32 {
+    use std::io::IsTerminal;
+    let color = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let outcome = checker::check(config, Options { color, meaning_only: false });
+    eprint!("{}{}{}", outcome.errors, outcome.surroundings, outcome.warnings);
+    let Some(plan) = outcome.plan else { return i32::from(checker::EXIT_CONFIG) };
+    let written = serde_json::to_vec(&plan)
+        .map_err(std::io::Error::from)
+        .and_then(|bytes| memfd::fill_and_seal(into, &bytes));
+    match written {
+        Ok(()) => 0,
+        Err(cause) => {
+            eprintln!("cannot hand the plan over: {cause}");
+            EXIT_OSERR
+        }
+    }
+}
+
+fn tell(text: &str) {
+    eprintln!("runner-master: {text}");
+}
+
+pub(super) fn die(text: &str, code: i32) -> ! {
+    tell(text);
+    leave(code)
+}

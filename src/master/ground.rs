@@ -1,0 +1,67 @@
+//! The master's own ground: run_root with its private `lock/` folder, and state_root. What others
+//! could write or read there is refused with the command that mends it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::config::model::Config;
+use crate::sys::{fs, privileges};
+
+/// Opened folders. Locks are taken in `locks`, which only the master's account enters: whoever can
+/// read a file can lock it (fcntl(2)).
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) run_root: File,
+    pub(super) locks: File,
+    pub(super) state: File,
+    /// Without links: two paths that mean one folder are one here.
+    pub(super) run_root_path: PathBuf,
+}
+
+impl Ground {
+    /// Makes what is missing and checks what is there.
+    ///
+    /// # Errors
+    /// For people, with the remedy.
+    pub(super) fn prepare(config: &Config) -> Result<Ground, String> {
+        let run_root = folder(&config.run_root, 0o755, 0o022, "run_root")?;
+        let locks = folder(&config.run_root.join("lock"), 0o700, 0o077, "the lock folder")?;
+        let state = folder(&config.state_root, 0o700, 0o022, "state_root")?;
+        if fs::is_remote(&run_root).unwrap_or(false) {
+            return Err(format!(
+                "cannot use run_root {}: it lies on a network file system, where locks cannot be \
+                 trusted; name a local folder",
+                config.run_root.display()
+            ));
+        }
+        let run_root_path = config.run_root.canonicalize().map_err(|cause| {
+            format!("cannot find run_root {}: {cause}", config.run_root.display())
+        })?;
+        Ok(Ground { run_root, locks, state, run_root_path })
+    }
+}
+
+fn folder(path: &Path, mode: u32, refused: u32, what: &str) -> Result<File, String> {
+    let shown = path.display();
+    fs::make_folder(path, mode).map_err(|cause| format!("cannot make {what} {shown}: {cause}"))?;
+    let folder =
+        fs::open_folder(path).map_err(|cause| format!("cannot open {what} {shown}: {cause}"))?;
+    let owner =
+        fs::owner_of(&folder).map_err(|cause| format!("cannot look at {what} {shown}: {cause}"))?;
+    let me = privileges::my_uid();
+    if owner.uid != me {
+        return Err(format!(
+            "cannot use {what} {shown}: it belongs to user {}, who could replace what is in it; \
+             mend it with: chown {me} {shown}",
+            owner.uid
+        ));
+    }
+    if owner.mode & refused != 0 {
+        return Err(format!(
+            "cannot use {what} {shown}: others may enter or write it (mode {:o}); mend it with: \
+             chmod {mode:o} {shown}",
+            owner.mode
+        ));
+    }
+    Ok(folder)
+}

@@ -1,0 +1,113 @@
+//! What one image of the master leaves for the next over execve(2): a versioned record in sealed
+//! memory. Unknown keys are ignored and missing ones have a default, so the next image may be
+//! older or newer; children, locks and queues are named by the numbers of descriptors that stay
+//! open.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::upgrade::LastUpgrade;
+use crate::policy::notices::SavedDesk;
+use crate::policy::supervisor::Supervisor;
+use crate::wire::mail::Envelope;
+use crate::wire::time::{Timestamp, WallTime};
+
+/// The version that this program writes.
+pub(super) const VERSION: u32 = 1;
+
+/// The record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Handover {
+    /// Of this form.
+    pub(super) version: u32,
+    /// The process: a record of another one is not for us.
+    pub(super) pid: i32,
+    /// The boot: timestamps mean nothing in another one.
+    pub(super) boot: String,
+    /// When the master began.
+    pub(super) since: WallTime,
+    /// The generation of the upgrade.
+    pub(super) generation: u64,
+    /// The lock's descriptor.
+    pub(super) lock: i32,
+    /// The four ends of the logger's lanes.
+    pub(super) lanes: [i32; 4],
+    /// The logger's process.
+    pub(super) logger: Option<i32>,
+    /// Each chain's end of its pair.
+    pub(super) links: BTreeMap<String, i32>,
+    /// The state of all chains.
+    pub(super) supervisor: Supervisor,
+    /// Outages, pauses, silences, histories.
+    pub(super) desk: SavedDesk,
+    /// Mails that no spool has confirmed yet.
+    #[serde(default)]
+    pub(super) mails: Vec<Envelope>,
+    /// Mailers, and other short-lived children, that are still at work.
+    #[serde(default)]
+    pub(super) others: Vec<i32>,
+    /// Children that were not ours when the master started.
+    #[serde(default)]
+    pub(super) inherited: Vec<i32>,
+    /// Children that runs left and that are kept, by chain.
+    #[serde(default)]
+    pub(super) kept: BTreeMap<i32, String>,
+    /// Strays that are being ended, by chain.
+    #[serde(default)]
+    pub(super) strays: BTreeMap<String, Vec<i32>>,
+    /// The soft limit of descriptors at the start.
+    #[serde(default)]
+    pub(super) soft_descriptors: Option<u64>,
+    /// Where chains have their groups.
+    #[serde(default)]
+    pub(super) cgroups: Option<std::path::PathBuf>,
+    /// Only these chains are replaced; empty: all.
+    #[serde(default)]
+    pub(super) only: Vec<String>,
+    /// The commands and drains of the chains until now, to compare with the new ones.
+    #[serde(default)]
+    pub(super) chains: Vec<crate::config::model::Chain>,
+    /// How the last upgrade went, and what refusals were told.
+    #[serde(default)]
+    pub(super) last_upgrade: Option<LastUpgrade>,
+    /// Pauses that end by themselves.
+    #[serde(default)]
+    pub(super) pauses: BTreeMap<String, Timestamp>,
+    /// When the upgrade began.
+    #[serde(default)]
+    pub(super) at: Timestamp,
+}
+
+impl Handover {
+    /// Reads a record, as a dry run or for good.
+    ///
+    /// # Errors
+    /// When it is damaged, of an unknown version or for another process.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Handover, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let damaged = |cause: serde_json::Error| format!("the handover is damaged: {cause}");
+        let Version { version } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if version != VERSION {
+            return Err(format!(
+                "the handover is of version {version}, this program knows {VERSION}"
+            ));
+        }
+        serde_json::from_slice(bytes).map_err(damaged)
+    }
+
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(self).map_err(|cause| format!("cannot encode the handover: {cause}"))
+    }
+
+    /// Every descriptor that stays open for the next image.
+    pub(super) fn descriptors(&self) -> Vec<i32> {
+        let mut all: Vec<i32> = self.links.values().copied().collect();
+        all.extend(self.lanes);
+        all.push(self.lock);
+        all
+    }
+}

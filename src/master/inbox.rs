@@ -1,0 +1,186 @@
+//! Reports of the chains. A chain's process runs as a user who may be hostile: what it says is
+//! bounded, decoded totally, and believed for that chain alone; a bad packet costs that chain a
+//! line in the log.
+
+use super::{Master, now};
+use crate::config::model::Level;
+use crate::policy::supervisor::Resume;
+use crate::sys::socket::{self, Received};
+use crate::wire::outcome::Outcome;
+use crate::wire::report::{MAX_PACKET, Report, RunEnd, decode};
+use crate::wire::safe::safe_line;
+use crate::wire::time::Timestamp;
+
+/// Packets taken from one chain per turn: a flood delays nobody else.
+const PER_TURN: usize = 64;
+
+/// Bad packets of one chain that are told.
+const TOLD: u64 = 5;
+
+/// The longest line of a chain that goes into the log, in bytes.
+const MAX_LINE: usize = 1000;
+
+impl Master {
+    /// A bounded number of reports of one chain.
+    pub(super) fn drain_inbox(&mut self, token: u64) {
+        self.read_reports(token, PER_TURN);
+    }
+
+    /// Everything that a dead chain still said: at most what a socket's buffer holds.
+    pub(super) fn drain_to_the_end(&mut self, token: u64) {
+        self.read_reports(token, 100_000);
+    }
+
+    /// All chains, before an upgrade.
+    pub(super) fn drain_all(&mut self) {
+        let tokens: Vec<u64> = self.tokens.keys().copied().collect();
+        for token in tokens {
+            self.read_reports(token, 4 * PER_TURN);
+        }
+    }
+
+    fn read_reports(&mut self, token: u64, most: usize) {
+        let Some(chain) = self.tokens.get(&token).cloned() else { return };
+        for _ in 0..most {
+            let Some(link) = self.links.get(&chain) else { return };
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let received = socket::receive_packet(&link.socket, &mut buffer);
+            let report = match received {
+                Ok(Received::Packet(length)) => decode::<Report>(&buffer[..length]),
+                Ok(Received::Oversized) => Err(format!("a packet of more than {MAX_PACKET} bytes")),
+                Ok(Received::Empty) => {
+                    self.buffer = buffer;
+                    return;
+                }
+                Ok(Received::Closed) | Err(_) => {
+                    self.buffer = buffer;
+                    // Its death is told by SIGCHLD; until then there is nothing more to hear.
+                    self.epoll.remove(&link.socket);
+                    return;
+                }
+            };
+            self.buffer = buffer;
+            match report {
+                Ok(report) => {
+                    self.take_report(&chain, report);
+                    self.act();
+                }
+                Err(problem) => self.bad_report(&chain, &problem),
+            }
+        }
+    }
+
+    fn bad_report(&mut self, chain: &str, problem: &str) {
+        let Some(link) = self.links.get_mut(chain) else { return };
+        link.bad += 1;
+        if link.bad <= TOLD {
+            let text = format!("ignored a report of its process: {problem}");
+            self.log.say(Level::Warning, Some(chain), None, &text);
+        }
+    }
+
+    fn take_report(&mut self, chain: &str, report: Report) {
+        let now = now();
+        match report {
+            Report::Ready => self.supervisor.ready(chain, now),
+            Report::CannotStart { what } => {
+                self.supervisor.cannot_start(chain, &one_line(&what, MAX_LINE));
+            }
+            Report::Started { run, task, at } => {
+                if !self.has_task(chain, &task) {
+                    return;
+                }
+                let at = at.min(now);
+                self.supervisor.run_started(chain, &task, at);
+                self.desk.run_started(chain, &task, run, at);
+            }
+            Report::Ended(end) => self.take_end(chain, end, now),
+            Report::Cooling { next, until, after_failure } => {
+                self.tell_sleep(chain, until, now);
+                let resume = Resume { next: bounded(next), until: Some(until), after_failure };
+                self.supervisor.cooling(chain, resume, now);
+            }
+            Report::Leaving { next, until, after_failure, signal } => {
+                let resume = Resume { next: bounded(next), until, after_failure };
+                self.supervisor.leaving(chain, resume, signal);
+            }
+            Report::Said { level, text } => {
+                let level = match level.as_str() {
+                    "critical" | "error" => Level::Error,
+                    "warning" => Level::Warning,
+                    "info" => Level::Info,
+                    _ => Level::Debug,
+                };
+                let text = one_line(&text, MAX_LINE);
+                self.log.say(level, Some(chain), None, &text);
+            }
+            Report::Leftovers { task, count, ended } => {
+                let task = one_line(&task, 100);
+                let what = if ended {
+                    format!("left {count} processes behind; they were ended")
+                } else {
+                    format!("left {count} processes behind that its user cannot end")
+                };
+                self.log.say(Level::Warning, Some(chain), Some(&task), &what);
+            }
+        }
+    }
+
+    fn has_task(&self, chain: &str, task: &str) -> bool {
+        self.chain(chain).is_none_or(|chain| chain.tasks.iter().any(|known| known.name == task))
+    }
+
+    fn take_end(&mut self, chain: &str, mut end: RunEnd, now: Timestamp) {
+        // What a chain says of time is believed as far as it is possible.
+        end.ended = end.ended.min(now);
+        end.started = end.started.min(end.ended);
+        end.count = end.count.max(1);
+        if end.outcome == Outcome::Interrupted {
+            end.success = false;
+        }
+        let completed = end.outcome != Outcome::Interrupted;
+        let failed = completed && !end.success;
+        let text = match (failed, completed) {
+            (true, _) => "Execution failed".to_owned(),
+            (false, true) => "Execution succeeded".to_owned(),
+            (false, false) => "Execution interrupted".to_owned(),
+        };
+        let task = one_line(&end.task, 100);
+        self.log.say(Level::Debug, Some(chain), Some(&task), &text);
+        if let Some(link) = self.links.get_mut(chain) {
+            link.last_task = Some(task);
+        }
+        self.supervisor.run_ended(chain, completed);
+        self.desk.run_ended(chain, &end, now);
+        if failed {
+            self.saver.important(now);
+        } else {
+            self.saver.worth_keeping();
+        }
+    }
+
+    fn tell_sleep(&mut self, chain: &str, until: Timestamp, now: Timestamp) {
+        let millis = until.since(now).as_millis();
+        let text = if millis % 1000 <= 50 || millis % 1000 >= 950 {
+            format!("Sleeping {} seconds", (millis + 500) / 1000)
+        } else {
+            format!("Sleeping {}.{} seconds", millis / 1000, millis % 1000 / 100)
+        };
+        let task = self.links.get(chain).and_then(|link| link.last_task.clone());
+        self.log.say(Level::Debug, Some(chain), task.as_deref(), &text);
+    }
+}
+
+/// A name that a chain sent: compared with the list of tasks, and never longer than one.
+fn bounded(name: String) -> String {
+    cut(&name, 101).to_owned()
+}
+
+fn one_line(text: &str, most: usize) -> String {
+    safe_line(cut(text, most)).into_owned()
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}

@@ -1,0 +1,113 @@
+//! Children that ended. Reap, then read what is left in a dead chain's pair, then tell of its
+//! death: the other order loses last words.
+
+use super::{Child, Master, now};
+use crate::config::model::Level;
+use crate::policy::supervisor::ExitReason;
+use crate::sys::fs;
+use crate::sys::wait::{Change, Reaped, reap, signal_child};
+
+const SIGKILL: i32 = 9;
+const SIGCONT: i32 = 18;
+
+impl Master {
+    /// Everything that ended, however many: signals coalesce (signal(7)).
+    pub(super) fn reap_children(&mut self) {
+        loop {
+            match reap(true) {
+                Ok(Reaped::One(change)) => self.child_changed(change),
+                Ok(Reaped::Nothing | Reaped::NoChildren) => break,
+                Err(cause) => {
+                    self.log.error(&format!("cannot wait for my children: {cause}"));
+                    break;
+                }
+            }
+        }
+        self.look_for_strays();
+    }
+
+    /// The last look before the handover: what ended by now is not handed over.
+    pub(super) fn reap_for_handover(&mut self) {
+        self.reap_children();
+        self.act();
+    }
+
+    fn child_changed(&mut self, change: Change) {
+        let (pid, reason) = match change {
+            Change::Exited(pid, code) => (pid, ExitReason::Code(code)),
+            Change::Killed(pid, signal) => (pid, ExitReason::Signal(signal)),
+            Change::Stopped(pid) => return self.child_stopped(pid),
+            Change::Continued(_) => return,
+        };
+        match self.children.remove(&pid) {
+            Some(Child::Chain(chain)) => self.chain_exited(&chain, pid, reason),
+            Some(Child::Logger) => {
+                if reason != ExitReason::Code(0) || self.phase == super::Phase::Running {
+                    self.log.warn(&format!("the logger ended ({reason:?}); starting it again"));
+                }
+                self.logger_died(None);
+            }
+            Some(Child::Mailer) => self.mailer_exited(pid, reason),
+            Some(Child::Saver) => self.saver_exited(reason),
+            Some(Child::Check) => self.check_exited(pid, reason),
+            Some(Child::Other) => {}
+            None => self.strays.reaped(pid),
+        }
+    }
+
+    fn chain_exited(&mut self, chain: &str, pid: i32, reason: ExitReason) {
+        if let Some(token) = self.links.get(chain).map(|link| link.token) {
+            self.drain_to_the_end(token);
+        }
+        if let Some(link) = self.links.remove(chain) {
+            self.epoll.remove(&link.socket);
+            self.tokens.remove(&link.token);
+        }
+        self.desk.chain_down(chain);
+        // The number may be another process's in a second.
+        let _ = fs::truncate(&self.ground.run_root, &format!("{chain}.pid"));
+        self.log.say(Level::Debug, Some(chain), None, &format!("process {pid} ended: {reason:?}"));
+        let kill_timeout = self.kill_timeout(chain);
+        self.supervisor.exited(chain, reason, kill_timeout, now());
+    }
+
+    /// A stopped child is as good as dead: its user must not be able to halt a chain unnoticed.
+    fn child_stopped(&mut self, pid: i32) {
+        match self.children.get(&pid) {
+            Some(Child::Chain(chain)) => {
+                let chain = chain.clone();
+                self.supervisor.stopped(&chain);
+            }
+            Some(_) => {
+                let _ = signal_child(pid, SIGCONT);
+            }
+            None => {}
+        }
+    }
+
+    /// Kills everything of a chain: its group, its process, what it left.
+    pub(super) fn kill_chain(&mut self, chain: &str) {
+        let grouped = self
+            .cgroups
+            .as_ref()
+            .and_then(|cgroups| cgroups.existing(chain))
+            .is_some_and(|group| group.kill().is_ok());
+        let pid = self.supervisor.slot(chain).and_then(|slot| slot.state.pid());
+        if let Some(pid) = pid
+            && self.children.get(&pid) == Some(&Child::Chain(chain.to_owned()))
+        {
+            let _ = signal_child(pid, SIGKILL);
+        }
+        self.kill_strays_of(chain);
+        let how = if grouped { " and its control group" } else { "" };
+        self.log.say(Level::Warning, Some(chain), None, &format!("killed its processes{how}"));
+    }
+
+    /// The chain has ended for good.
+    pub(super) fn forget(&mut self, chain: &str) {
+        if let Some(group) = self.cgroups.as_ref().and_then(|cgroups| cgroups.existing(chain)) {
+            let _ = group.remove();
+        }
+        self.log.say(Level::Debug, Some(chain), None, "ended for good");
+    }
+}

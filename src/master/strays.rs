@@ -1,0 +1,183 @@
+//! What dead chains leave. The master is a subreaper (prctl(2)): orphans of a chain become its
+//! children, so every child that it does not know is a stray. A chain is not started again before
+//! all strays are gone that were there when it was reaped, whoever left them: one too many is
+//! waited for rather than one too few.
+//!
+//! What is not found this way: a process that left the tree before the master was its reaper, and
+//! what an earlier master left (see `chain::take_up`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::{Master, now};
+use crate::config::model::Leftovers;
+use crate::sys::fork::Pid;
+use crate::sys::tree::signal_descendants_of;
+use crate::sys::wait::{Change, Reaped, children, reap, signal_child};
+use crate::sys::{clock, poll};
+
+const SIGKILL: i32 = 9;
+const SIGCONT: i32 = 18;
+const SIGTERM: i32 = 15;
+
+/// How long the last strays have before they are killed, and before they are given up (a process
+/// in the kernel's hands, state D of proc(5), cannot be ended by anybody).
+const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+const SWEEP_LOOK: Duration = Duration::from_millis(20);
+
+/// Unknown children.
+#[derive(Debug, Default)]
+pub(super) struct Strays {
+    /// Children that the process had before it became the master.
+    pub(super) inherited: BTreeSet<Pid>,
+    /// What runs left and the configuration keeps, with the chain.
+    pub(super) kept: BTreeMap<Pid, String>,
+    /// For each dead chain the strays that it waits for.
+    pub(super) waiting: BTreeMap<String, BTreeSet<Pid>>,
+}
+
+impl Strays {
+    pub(super) fn new(inherited: Vec<Pid>) -> Strays {
+        Strays { inherited: inherited.into_iter().collect(), ..Strays::default() }
+    }
+
+    pub(super) fn reaped(&mut self, pid: Pid) {
+        self.inherited.remove(&pid);
+        self.kept.remove(&pid);
+        for strays in self.waiting.values_mut() {
+            strays.remove(&pid);
+        }
+    }
+
+    /// Whether nothing that a run left is alive.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.waiting.is_empty()
+    }
+}
+
+impl Master {
+    /// A chain was reaped: what it left is asked to end, and waited for.
+    pub(super) fn end_strays(&mut self, chain: &str) {
+        let unknown = self.unknown_children();
+        let keeps = self.chain(chain).is_some_and(|chain| chain.leftovers == Leftovers::Keep);
+        if keeps && self.phase == super::Phase::Running {
+            for pid in unknown {
+                self.strays.kept.insert(pid, chain.to_owned());
+            }
+            self.supervisor.cleared(chain, now());
+            return;
+        }
+        let signal = self.chain(chain).map_or(SIGTERM, |chain| chain.stop_signal);
+        for pid in &unknown {
+            signal_descendants_of(*pid, signal);
+            let _ = signal_child(*pid, SIGCONT);
+        }
+        if !unknown.is_empty() {
+            let text = format!("ending {} processes that it left", unknown.len());
+            self.log.say(crate::config::model::Level::Info, Some(chain), None, &text);
+        }
+        self.strays.waiting.insert(chain.to_owned(), unknown.into_iter().collect());
+        self.look_for_strays();
+    }
+
+    /// After each reaping: an orphan's own orphans come up, and chains whose strays are all gone
+    /// go on.
+    pub(super) fn look_for_strays(&mut self) {
+        if self.strays.waiting.is_empty() {
+            return;
+        }
+        let unknown: BTreeSet<Pid> = self.unknown_children().into_iter().collect();
+        let mut clear = Vec::new();
+        let known: BTreeSet<Pid> = self.strays.waiting.values().flatten().copied().collect();
+        let fresh: Vec<Pid> = unknown.difference(&known).copied().collect();
+        for (chain, strays) in &mut self.strays.waiting {
+            strays.retain(|pid| unknown.contains(pid));
+            strays.extend(fresh.iter().copied());
+            let populated = self
+                .cgroups
+                .as_ref()
+                .and_then(|cgroups| cgroups.existing(chain))
+                .is_some_and(|group| group.is_populated());
+            if strays.is_empty() && !populated {
+                clear.push(chain.clone());
+            }
+        }
+        for pid in fresh {
+            signal_descendants_of(pid, SIGTERM);
+        }
+        for chain in clear {
+            self.strays.waiting.remove(&chain);
+            self.supervisor.cleared(&chain, now());
+        }
+    }
+
+    /// Kills what a dead chain left; new orphans are found at the next look.
+    pub(super) fn kill_strays_of(&mut self, chain: &str) {
+        for pid in self.strays.waiting.get(chain).into_iter().flatten() {
+            signal_descendants_of(*pid, SIGKILL);
+        }
+        self.look_for_strays();
+    }
+
+    /// At the end nothing is kept: what was becomes a stray like any other.
+    pub(super) fn end_kept_strays(&mut self, kill: bool) {
+        let signal = if kill { SIGKILL } else { SIGTERM };
+        for pid in std::mem::take(&mut self.strays.kept).into_keys() {
+            signal_descendants_of(pid, signal);
+        }
+    }
+
+    /// The last look before the master leaves: children that no chain waits for any more.
+    pub(super) fn final_sweep(&mut self) {
+        let start = clock::monotonic();
+        let mut signal = SIGTERM;
+        loop {
+            while let Ok(Reaped::One(Change::Exited(pid, _) | Change::Killed(pid, _))) = reap(false)
+            {
+                self.children.remove(&pid);
+                self.strays.reaped(pid);
+            }
+            let unknown = self.unknown_children();
+            let waited = clock::monotonic().saturating_sub(start);
+            if unknown.is_empty() || waited > SWEEP_LIMIT {
+                return;
+            }
+            if waited > SWEEP_PATIENCE {
+                signal = SIGKILL;
+            }
+            if signal != 0 {
+                for pid in unknown {
+                    signal_descendants_of(pid, signal);
+                }
+            }
+            if signal == SIGTERM {
+                signal = 0;
+            }
+            let _ = poll::wait_readable(&[self.signals.as_fd()], Some(SWEEP_LOOK));
+            while let Ok(Some(_)) = self.signals.read() {}
+        }
+    }
+
+    fn unknown_children(&self) -> Vec<Pid> {
+        let mut unknown = children().unwrap_or_default();
+        unknown.retain(|pid| {
+            !self.children.contains_key(pid)
+                && !self.strays.inherited.contains(pid)
+                && !self.strays.kept.contains_key(pid)
+                && !crate::sys::proc::is_zombie(*pid)
+        });
+        if std::process::id() == 1 {
+            unknown.retain(|pid| self.is_ours(*pid));
+        }
+        unknown
+    }
+
+    /// As PID 1 everybody's orphans end up here: only what is marked as ours is ended.
+    fn is_ours(&self, pid: Pid) -> bool {
+        crate::sys::proc::environment_value(pid, "RUNNER_INSTANCE")
+            .is_some_and(|instance| instance == self.instance)
+            || self.cgroups.as_ref().is_some_and(|cgroups| cgroups.holds(pid))
+    }
+}

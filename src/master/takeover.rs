@@ -1,0 +1,182 @@
+//! One master per run_root, decided by a record lock in the private folder and by nothing else. A
+//! second start of the same configuration ends the first and takes its place, or refuses. Nobody
+//! is signalled who is not proven to hold the lock at that moment.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ground::Ground;
+use crate::config::model::Config;
+use crate::sys::pidfd::PidFd;
+use crate::sys::{clock, fs, locks};
+
+/// exit(3) beside a running master.
+pub(super) const EXIT_RUNNING: i32 = 69;
+
+/// After the old master's largest kill_timeout.
+const MARGIN: Duration = Duration::from_secs(5);
+
+const LOOK: Duration = Duration::from_millis(50);
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+const SIGQUIT: i32 = 3;
+
+/// What the lock file says of its holder: written by the holder, read by a successor. Only the
+/// master's account can write it; the lock, not this text, decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Holder {
+    /// The configuration file.
+    #[serde(default)]
+    pub(super) config: PathBuf,
+    /// The largest drain_timeout of its chains, in milliseconds.
+    #[serde(default)]
+    pub(super) drain_ms: u64,
+    /// The largest kill_timeout of its chains, in milliseconds.
+    #[serde(default)]
+    pub(super) kill_ms: u64,
+    /// Where its chains have their control groups.
+    #[serde(default)]
+    pub(super) cgroups: Option<PathBuf>,
+}
+
+impl Holder {
+    pub(super) fn of(config: &Config, cgroups: Option<&Path>) -> Holder {
+        let largest = |pick: fn(&crate::config::model::Chain) -> Duration| {
+            let longest = config.chains.iter().map(pick).max().unwrap_or_default();
+            u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
+        };
+        Holder {
+            config: config.file.clone(),
+            drain_ms: largest(|chain| chain.drain_timeout),
+            kill_ms: largest(|chain| chain.kill_timeout),
+            cgroups: cgroups.map(Path::to_path_buf),
+        }
+    }
+
+    /// Writes it through the descriptor that holds the lock: another one's end would drop it.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub(super) fn write(&self, mut lock: &File) -> std::io::Result<()> {
+        let text = serde_json::to_vec(self)?;
+        lock.rewind()?;
+        lock.set_len(0)?;
+        lock.write_all(&text)
+    }
+
+    fn read(mut lock: &File) -> Holder {
+        let mut text = Vec::new();
+        let read = lock.rewind().and_then(|()| lock.take(65_536).read_to_end(&mut text));
+        match read {
+            Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
+            Err(_) => Holder::default(),
+        }
+    }
+}
+
+/// Why there is no lock.
+pub(super) struct Refused {
+    pub(super) text: String,
+    pub(super) exit: i32,
+}
+
+/// Takes the master's lock, ending its holder where that is wanted. `say` tells people what is
+/// waited for. Returns the locked file and what the last holder wrote.
+pub(super) fn take_lock(
+    ground: &Ground,
+    config: &Config,
+    replace: bool,
+    say: &mut dyn FnMut(&str),
+) -> Result<(File, Holder), Refused> {
+    let cannot = |cause: &dyn std::fmt::Display| Refused {
+        text: format!("cannot take master.lock: {cause}"),
+        exit: crate::sys::fork::EXIT_OSERR,
+    };
+    let lock = fs::open_or_create(&ground.locks, "master.lock", 0o600).map_err(|e| cannot(&e))?;
+    let mut ending: Option<Ending> = None;
+    loop {
+        if locks::try_lock(&lock).map_err(|e| cannot(&e))? {
+            let before = Holder::read(&lock);
+            return Ok((lock, before));
+        }
+        let Some(pid) = locks::holder(&lock).map_err(|e| cannot(&e))? else { continue };
+        let me = i32::try_from(std::process::id()).unwrap_or(0);
+        if pid <= 1 || pid == me {
+            let text = format!("cannot replace the running master: its process is seen as {pid}");
+            return Err(Refused { text, exit: EXIT_RUNNING });
+        }
+        if ending.as_ref().is_none_or(|ending| ending.pid != pid) {
+            let holder = Holder::read(&lock);
+            may_replace(config, &holder, pid, replace)?;
+            let held = PidFd::open(pid).map_err(|e| cannot(&e))?;
+            // Held first, then looked at again: this is the holder or nobody.
+            let still = locks::holder(&lock).map_err(|e| cannot(&e))? == Some(pid);
+            let (Some(held), true) = (held, still) else { continue };
+            say(&format!("replacing the running master, process {pid}"));
+            held.signal(SIGQUIT).map_err(|e| cannot(&e))?;
+            ending = Some(Ending::begin(pid, held, &holder));
+        }
+        if let Some(ending) = &mut ending {
+            ending.press(&lock, say).map_err(|e| cannot(&e))?;
+        }
+    }
+}
+
+fn may_replace(config: &Config, holder: &Holder, pid: i32, replace: bool) -> Result<(), Refused> {
+    let refuse = |text: String| Err(Refused { text, exit: EXIT_RUNNING });
+    if !config.kill_concurrent {
+        return refuse(format!(
+            "cannot start: process {pid} runs this configuration, and kill_concurrent is false"
+        ));
+    }
+    if !replace && !holder.config.as_os_str().is_empty() && holder.config != config.file {
+        return refuse(format!(
+            "cannot start: process {pid} runs {} with the same run_root; name another run_root, \
+             or say --replace",
+            holder.config.display()
+        ));
+    }
+    Ok(())
+}
+
+/// A holder on its way out.
+struct Ending {
+    pid: i32,
+    held: PidFd,
+    term_at: Duration,
+    kill_at: Duration,
+    told_term: bool,
+}
+
+impl Ending {
+    fn begin(pid: i32, held: PidFd, holder: &Holder) -> Ending {
+        let term_at = clock::monotonic().saturating_add(Duration::from_millis(holder.drain_ms));
+        let kill_at =
+            term_at.saturating_add(Duration::from_millis(holder.kill_ms)).saturating_add(MARGIN);
+        Ending { pid, held, term_at, kill_at, told_term: false }
+    }
+
+    fn press(&mut self, lock: &File, say: &mut dyn FnMut(&str)) -> std::io::Result<()> {
+        let now = clock::monotonic();
+        let is_holder =
+            |lock: &File| Ok::<bool, std::io::Error>(locks::holder(lock)? == Some(self.pid));
+        if now >= self.kill_at {
+            if is_holder(lock)? {
+                say(&format!("process {} does not end: killing it", self.pid));
+                self.held.signal(SIGKILL)?;
+            }
+            self.kill_at = now.saturating_add(MARGIN);
+        } else if now >= self.term_at && !self.told_term {
+            if is_holder(lock)? {
+                self.held.signal(SIGTERM)?;
+            }
+            self.told_term = true;
+        }
+        self.held.wait(LOOK)?;
+        Ok(())
+    }
+}

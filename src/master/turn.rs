@@ -1,0 +1,284 @@
+//! The loop. Before [`Master::live`] an error is fatal; after it, it is an event.
+
+use super::{ALARM, CHECK_OUTPUT, Master, Phase, SIGNALS, now, wall};
+use crate::config::model::{Level, Transport};
+use crate::policy::notices::Deed;
+use crate::policy::supervisor::Action;
+use crate::sys::fork::leave;
+use crate::sys::signals;
+use crate::wire::time::Timestamp;
+
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
+const SIGUSR1: i32 = 10;
+const SIGTERM: i32 = 15;
+const SIGCHLD: i32 = 17;
+
+impl Master {
+    /// Works until it is told to end; then everything that it started is gone, and it leaves.
+    /// From here on nothing is fatal.
+    pub(super) fn live(mut self) -> ! {
+        // Signals and children may have come before the loop watched for them.
+        self.reap_children();
+        loop {
+            self.act();
+            if self.phase != Phase::Running && self.all_is_gone() {
+                self.say_goodbye();
+            }
+            let due = self.next_timeout();
+            if let Err(cause) = self.alarm.set(due.map(|at| at.0)) {
+                self.log.error(&format!("cannot set my alarm: {cause}"));
+            }
+            match self.epoll.wait() {
+                Ok(tokens) => {
+                    for token in tokens {
+                        self.handle(token);
+                    }
+                }
+                Err(cause) => self.log.error(&format!("cannot wait for events: {cause}")),
+            }
+            self.handle_timeouts(now());
+        }
+    }
+
+    /// One turn with a limit, for the end of the master: reports and mailers are still heard.
+    pub(super) fn turn_once(&mut self, patience: std::time::Duration) {
+        let _ = self.alarm.set(Some((now() + patience).0));
+        if let Ok(tokens) = self.epoll.wait() {
+            for token in tokens {
+                self.handle(token);
+            }
+        }
+        self.post.handle_timeout(now());
+    }
+
+    fn handle(&mut self, token: u64) {
+        match token {
+            SIGNALS => self.take_signals(),
+            ALARM => self.alarm.clear(),
+            CHECK_OUTPUT => self.read_check_output(),
+            _ if self.control.as_ref().is_some_and(|control| control.owns(token)) => {
+                self.serve_control(token);
+            }
+            _ if self.post.owns(token) => self.read_mailer(token),
+            _ => self.drain_inbox(token),
+        }
+    }
+
+    fn take_signals(&mut self) {
+        let mut children = false;
+        loop {
+            match self.signals.read() {
+                Ok(Some(signal)) => {
+                    let terminal_gone = signal.number == SIGHUP && signal.from_kernel;
+                    match signal.number {
+                        SIGCHLD => children = true,
+                        SIGHUP if terminal_gone => {
+                            self.log.info("the terminal is gone: stopping after the current runs");
+                            self.shut_down(Phase::Draining);
+                        }
+                        SIGHUP => {
+                            self.log.info("got SIGHUP: upgrading");
+                            let _ = self.begin_upgrade(&super::upgrade::Wish::default());
+                        }
+                        SIGINT | SIGTERM => {
+                            let next = match self.phase {
+                                Phase::Running | Phase::Draining => Phase::Stopping,
+                                Phase::Stopping | Phase::Killing => Phase::Killing,
+                            };
+                            self.log.info(&format!("got {}", signals::name(signal.number)));
+                            self.shut_down(next);
+                        }
+                        SIGQUIT => {
+                            self.log.info("got SIGQUIT: stopping after the current runs");
+                            self.shut_down(Phase::Draining);
+                        }
+                        SIGUSR1 => self.reopen_logs(),
+                        _ => {}
+                    }
+                }
+                Ok(None) => break,
+                Err(cause) => {
+                    self.log.error(&format!("cannot read my signals: {cause}"));
+                    break;
+                }
+            }
+        }
+        if children {
+            self.reap_children();
+        }
+    }
+
+    /// Goes on towards the end, never back.
+    pub(super) fn shut_down(&mut self, phase: Phase) {
+        if phase <= self.phase {
+            return;
+        }
+        if self.phase == Phase::Running {
+            self.systemd.stopping();
+            self.abandon_check();
+        }
+        self.phase = phase;
+        let now = now();
+        let plan = &self.plan;
+        let index = &self.index;
+        let of = |name: &str| {
+            let chain = index.get(name).and_then(|index| plan.config.chains.get(*index));
+            let kill = chain.map_or(std::time::Duration::from_secs(10), |chain| chain.kill_timeout);
+            let drain = chain.map_or(std::time::Duration::ZERO, |chain| chain.drain_timeout);
+            ((phase == Phase::Draining).then_some(drain), kill)
+        };
+        match phase {
+            Phase::Killing => self.supervisor.kill_all(now),
+            _ => self.supervisor.shut_down(&of, now),
+        }
+        self.end_kept_strays(phase == Phase::Killing);
+    }
+
+    /// Does what was decided, until nothing is left to do.
+    pub(super) fn act(&mut self) {
+        loop {
+            let actions = self.supervisor.take_actions();
+            let deeds = self.desk.take_deeds();
+            if actions.is_empty() && deeds.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.act_on(action);
+            }
+            self.do_deeds(deeds);
+        }
+        self.send_mail();
+        self.save_if_due();
+    }
+
+    fn act_on(&mut self, action: Action) {
+        match action {
+            Action::Spawn { chain } => self.spawn_chain(&chain),
+            Action::Signal { chain, pid, signal } => self.signal_chain(&chain, pid, signal),
+            Action::Kill { chain } => self.kill_chain(&chain),
+            Action::EndStrays { chain } => self.end_strays(&chain),
+            Action::Failed { chain, what } => {
+                self.log.say(Level::Error, Some(&chain), None, &what);
+                self.desk.chain_failed(&chain, &what, now(), wall());
+                self.saver.important(now());
+            }
+            Action::NewGeneration { chain } => self.desk.new_generation(&chain, wall()),
+            Action::Forget { chain } => self.forget(&chain),
+        }
+    }
+
+    fn do_deeds(&mut self, deeds: Vec<Deed>) {
+        for deed in deeds {
+            match deed {
+                Deed::Mail(envelope) => self.post.push(envelope),
+                Deed::Log { level, chain, task, text } => {
+                    self.log.say(level, chain.as_deref(), task.as_deref(), &text);
+                }
+            }
+            self.saver.important(now());
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Timestamp> {
+        [
+            self.supervisor.next_timeout(),
+            self.desk.next_timeout(),
+            self.control.as_ref().and_then(super::control::ControlServer::next_timeout),
+            self.post.next_timeout(),
+            self.upgrade.next_timeout(),
+            self.saver.next_timeout(),
+            self.logger_at,
+            self.systemd.next_timeout(),
+            self.pauses.values().min().copied(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn handle_timeouts(&mut self, now: Timestamp) {
+        if self.supervisor.next_timeout().is_some_and(|at| at <= now) {
+            let plan = &self.plan;
+            let index = &self.index;
+            let kill_timeout = |name: &str| {
+                index
+                    .get(name)
+                    .and_then(|index| plan.config.chains.get(*index))
+                    .map_or(std::time::Duration::from_secs(10), |chain| chain.kill_timeout)
+            };
+            self.supervisor.handle_timeout(&kill_timeout, now);
+        }
+        if self.desk.next_timeout().is_some_and(|at| at <= now) {
+            self.desk.handle_timeout(now, wall());
+        }
+        if let Some(control) = &mut self.control
+            && control.next_timeout().is_some_and(|at| at <= now)
+        {
+            control.handle_timeout(&self.epoll, now);
+        }
+        self.upgrade_timeout(now);
+        self.post.handle_timeout(now);
+        if self.logger_at.is_some_and(|at| at <= now) {
+            self.logger_at = None;
+            self.start_logger();
+        }
+        self.systemd.handle_timeout(now);
+        self.end_pauses(now);
+    }
+
+    fn end_pauses(&mut self, now: Timestamp) {
+        let over: Vec<String> = self
+            .pauses
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(chain, _)| chain.clone())
+            .collect();
+        for chain in over {
+            self.resume_chain(&chain);
+            self.log.say(Level::Info, Some(&chain), None, "its pause is over");
+        }
+    }
+
+    /// Ends a pause.
+    pub(super) fn resume_chain(&mut self, chain: &str) {
+        self.pauses.remove(chain);
+        self.desk.resume(chain, now(), wall());
+        self.supervisor.start_chain(chain, now());
+        self.saver.important(now());
+    }
+
+    fn all_is_gone(&self) -> bool {
+        self.supervisor.is_idle()
+            && self.supervisor.slots().next().is_none()
+            && self.strays.is_empty()
+    }
+
+    /// The last things, each with its own short patience: mails into the spool, state onto the
+    /// disk, the log to its end.
+    fn say_goodbye(mut self) -> ! {
+        self.final_sweep();
+        self.finish_mail();
+        self.finish_state();
+        if let Some(control) = self.control.take() {
+            control.close(&self.epoll);
+        }
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.remove();
+        }
+        self.log.info("stopped");
+        self.finish_log();
+        leave(0)
+    }
+
+    /// Where mail goes, for people.
+    pub(super) fn mail_target(&self) -> String {
+        match self.plan.config.mail.as_ref().map(|mail| &mail.transport) {
+            None => "the log".to_owned(),
+            Some(Transport::Maildir(folder)) => format!("the Maildir {}", folder.display()),
+            Some(Transport::Sendmail(program)) => program.display().to_string(),
+            Some(Transport::Smtp { host, port, .. }) => format!("{host}:{port}"),
+        }
+    }
+}

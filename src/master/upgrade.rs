@@ -1,0 +1,462 @@
+//! Becoming what is on disk now, program and configuration, with everything kept: same process,
+//! same children, same memory of outages.
+//!
+//! The new program is opened once; a child executes that descriptor to check the configuration
+//! with a deadline, and gives the checked plan back in sealed memory. Only then is the same
+//! descriptor executed here. Whatever is wrong changes nothing, is logged, mailed and shown.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use super::boot::{CHECK_TIME, StartContext};
+use super::control::ConnId;
+use super::ground::Ground;
+use super::handover::{Handover, VERSION};
+use super::{CHECK_OUTPUT, Child, Link, Master, Phase, now, wall};
+use crate::checker::Plan;
+use crate::config::model::{Chain, Drain};
+use crate::logger::Lanes;
+use crate::policy::notices::NoticeDesk;
+use crate::policy::supervisor::ExitReason;
+use crate::sys::cgroup::CgroupRoot;
+use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
+use crate::sys::poll::Interest;
+use crate::sys::signals::Signals;
+use crate::sys::wait::signal_child;
+use crate::sys::{clock, exec, locks, memfd, pipe, stdio};
+use crate::wire::control::{Answer, Wait};
+use crate::wire::safe::safe_line;
+use crate::wire::time::{Timestamp, WallTime};
+
+/// The largest output of a check that is kept, in bytes.
+const MAX_OUTPUT: usize = 16 * 1024;
+
+/// runnerctl's exit status for a refused upgrade.
+const EXIT_REFUSED: u8 = 1;
+
+const SIGKILL: i32 = 9;
+
+/// How the last upgrade went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LastUpgrade {
+    pub(super) at: WallTime,
+    /// Why it was refused; `None`: it was accepted.
+    pub(super) cause: Option<String>,
+}
+
+/// What somebody wants of an upgrade.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wish {
+    /// Only these are replaced; empty: all.
+    pub(super) chains: Vec<String>,
+    /// Faults of the surroundings are accepted.
+    pub(super) force: bool,
+    /// Only the check.
+    pub(super) dry_run: bool,
+    /// Who waits for the answer.
+    pub(super) waits: Option<(ConnId, Wait)>,
+}
+
+/// Upgrades, at most one at a time and one that waits: HUPs coalesce.
+#[derive(Debug, Default)]
+pub(super) struct Upgrade {
+    pub(super) last: Option<LastUpgrade>,
+    check: Option<Check>,
+    /// Asked for while a check was going.
+    next: Option<Wish>,
+}
+
+/// A check at work.
+#[derive(Debug)]
+struct Check {
+    pid: Pid,
+    wish: Wish,
+    program: File,
+    plan: File,
+    output: OwnedFd,
+    said: Vec<u8>,
+    deadline: Timestamp,
+    late: bool,
+}
+
+impl Upgrade {
+    #[must_use]
+    pub(super) fn next_timeout(&self) -> Option<Timestamp> {
+        self.check.as_ref().map(|check| check.deadline)
+    }
+}
+
+impl Master {
+    /// Begins with the check, or remembers that one more is wanted. The answer, where it is known
+    /// at once.
+    pub(super) fn begin_upgrade(&mut self, wish: &Wish) -> Option<Answer> {
+        if self.phase != Phase::Running {
+            return None;
+        }
+        let answer_now = wish
+            .waits
+            .filter(|(_, wait)| *wait == Wait::No && !wish.dry_run)
+            .map(|_| Answer::Done("upgrade begun; see status".to_owned()));
+        if self.upgrade.check.is_some() {
+            if let Some(waiting) = &self.upgrade.next
+                && let Some((id, Wait::Decided)) = waiting.waits
+            {
+                self.answer(id, &refused("another upgrade was asked for"));
+            }
+            self.upgrade.next = Some(wish.clone());
+            return answer_now;
+        }
+        self.systemd.reloading();
+        match self.start_check(wish) {
+            Ok(check) => self.upgrade.check = Some(check),
+            Err(cause) => {
+                let waits = wish.waits;
+                self.refuse(&cause, &cause, wish);
+                if waits.is_some() {
+                    return None;
+                }
+            }
+        }
+        answer_now
+    }
+
+    fn start_check(&mut self, wish: &Wish) -> Result<Check, String> {
+        let path = self.context.program.clone();
+        let program = exec::open_program(&path).map_err(|cause| {
+            let cause = crate::sys::error_text(&cause);
+            format!("cannot open the program {}: {cause}", path.display())
+        })?;
+        let short = |cause: std::io::Error| format!("cannot check: {cause}");
+        let plan = memfd::create("plan").map_err(short)?;
+        let mut handover = memfd::create("handover").map_err(short)?;
+        memfd::fill_and_seal(&mut handover, &self.handover(wish).encode()?).map_err(short)?;
+        let (output, sink) = pipe::output_pipe().map_err(short)?;
+        self.epoll.add(&output, CHECK_OUTPUT, Interest::Read).map_err(short)?;
+        let mut argv = self.arguments("--internal-check", &plan, &handover);
+        if wish.force {
+            argv.insert(1, "--internal-force".into());
+        }
+        let env = self.context.env.clone();
+        let forked = fork_child(|| {
+            crate::sys::fork::new_session();
+            let ready = locks::keep_over_exec(&plan, true)
+                .and_then(|()| locks::keep_over_exec(&handover, true))
+                .and_then(|()| stdio::output_to(&sink));
+            if ready.is_ok() {
+                let cause = exec::exec(&program, &argv, &env);
+                eprintln!("cannot execute {}: {}", path.display(), crate::sys::error_text(&cause));
+            }
+            leave(EXIT_OSERR)
+        });
+        match forked {
+            Ok(pid) => {
+                self.children.insert(pid, Child::Check);
+                let deadline = now() + CHECK_TIME;
+                let wish = wish.clone();
+                let said = Vec::new();
+                Ok(Check { pid, wish, program, plan, output, said, deadline, late: false })
+            }
+            Err(cause) => {
+                self.epoll.remove(&output);
+                Err(short(cause))
+            }
+        }
+    }
+
+    fn arguments(&self, word: &str, plan: &File, handover: &File) -> Vec<OsString> {
+        vec![
+            self.context.argv0.clone(),
+            word.into(),
+            format!("{},{}", locks::number(plan), locks::number(handover)).into(),
+            self.context.config.clone().into_os_string(),
+        ]
+    }
+
+    pub(super) fn read_check_output(&mut self) {
+        let Some(check) = &mut self.upgrade.check else { return };
+        let mut buffer = [0_u8; 4096];
+        loop {
+            match pipe::read(&check.output, &mut buffer) {
+                pipe::Read::Bytes(count) => {
+                    let room = MAX_OUTPUT.saturating_sub(check.said.len());
+                    check.said.extend_from_slice(&buffer[..count.min(room)]);
+                }
+                pipe::Read::Empty => return,
+                pipe::Read::Closed => {
+                    self.epoll.remove(&check.output);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn upgrade_timeout(&mut self, now: Timestamp) {
+        if let Some(check) = &mut self.upgrade.check
+            && check.deadline <= now
+        {
+            let _ = signal_child(check.pid, SIGKILL);
+            check.late = true;
+            check.deadline = now + CHECK_TIME;
+        }
+    }
+
+    /// The master ends: a check that is going is of no use.
+    pub(super) fn abandon_check(&mut self) {
+        if let Some(check) = &self.upgrade.check {
+            let _ = signal_child(check.pid, SIGKILL);
+        }
+        self.upgrade.next = None;
+    }
+
+    pub(super) fn check_exited(&mut self, pid: Pid, reason: ExitReason) {
+        self.read_check_output();
+        let Some(check) = self.upgrade.check.take_if(|check| check.pid == pid) else { return };
+        self.epoll.remove(&check.output);
+        if self.phase != Phase::Running {
+            return;
+        }
+        let said = String::from_utf8_lossy(&check.said).into_owned();
+        let refusal = match reason {
+            _ if check.late => Some("the check took more than 30 s".to_owned()),
+            ExitReason::Code(0) => None,
+            ExitReason::Code(_) if !said.trim().is_empty() => Some(first_problem(&said)),
+            ExitReason::Code(code) => Some(format!("the new program exited with status {code}")),
+            ExitReason::Signal(signal) => {
+                Some(format!("the new program was killed by signal {signal}"))
+            }
+        };
+        match refusal {
+            Some(cause) => self.refuse(&cause, &said, &check.wish),
+            None if check.wish.dry_run => {
+                if let Some((id, _)) = check.wish.waits {
+                    self.answer(id, &Answer::Done("the upgrade would be accepted".to_owned()));
+                }
+                self.systemd.still_ready();
+            }
+            None => {
+                let cause = self.reexec(&check);
+                self.refuse(&cause, &cause, &check.wish);
+            }
+        }
+        if let Some(next) = self.upgrade.next.take() {
+            self.begin_upgrade(&next);
+        }
+    }
+
+    /// Told by log, mail and runnerctl; nothing has changed.
+    fn refuse(&mut self, cause: &str, whole: &str, wish: &Wish) {
+        let cause = safe_line(cause).into_owned();
+        if !wish.dry_run {
+            self.log.error(&format!("upgrade refused: {cause}"));
+            self.desk.upgrade_refused(&cause, now(), wall());
+            self.upgrade.last = Some(LastUpgrade { at: wall(), cause: Some(cause) });
+            self.saver.important(now());
+        }
+        if let Some((id, wait)) = wish.waits
+            && (wait == Wait::Decided || wish.dry_run)
+        {
+            self.answer(id, &refused(&format!("upgrade refused: {}", whole.trim_end())));
+        }
+        self.systemd.still_ready();
+    }
+
+    fn handover(&self, wish: &Wish) -> Handover {
+        let number = |fd: &OwnedFd| locks::number(fd);
+        Handover {
+            version: VERSION,
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            boot: clock::boot_id(),
+            since: self.since,
+            generation: self.generation,
+            lock: locks::number(&self.lock),
+            lanes: self.lanes.ends().map(locks::number),
+            logger: self.logger,
+            links: self
+                .links
+                .iter()
+                .map(|(name, link)| (name.clone(), number(&link.socket)))
+                .collect(),
+            supervisor: self.supervisor.clone(),
+            desk: self.desk.save(now(), wall()),
+            mails: self.post.unconfirmed().cloned().collect(),
+            others: self
+                .children
+                .iter()
+                .filter(|(_, child)| !matches!(child, Child::Chain(_) | Child::Logger))
+                .map(|(pid, _)| *pid)
+                .collect(),
+            inherited: self.strays.inherited.iter().copied().collect(),
+            kept: self.strays.kept.clone(),
+            strays: self
+                .strays
+                .waiting
+                .iter()
+                .map(|(chain, strays)| (chain.clone(), strays.iter().copied().collect()))
+                .collect(),
+            soft_descriptors: self.context.descriptors,
+            cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.path().to_path_buf()),
+            only: wish.chains.clone(),
+            chains: self.plan.config.chains.clone(),
+            last_upgrade: self.upgrade.last.clone(),
+            pauses: self.pauses.clone(),
+            at: now(),
+        }
+    }
+
+    /// Executes the checked program in this process. Returns only if that failed, with the cause;
+    /// then everything is as it was.
+    fn reexec(&mut self, check: &Check) -> String {
+        self.reap_for_handover();
+        self.drain_all();
+        let cannot = |what: &dyn std::fmt::Display| format!("cannot hand over: {what}");
+        let record = match self.handover(&check.wish).encode() {
+            Ok(record) => record,
+            Err(problem) => return problem,
+        };
+        let mut handover = match memfd::create("handover") {
+            Ok(handover) => handover,
+            Err(cause) => return cannot(&cause),
+        };
+        if let Err(cause) = memfd::fill_and_seal(&mut handover, &record) {
+            return cannot(&cause);
+        }
+        let keep = |keep: bool| -> std::io::Result<()> {
+            locks::keep_over_exec(&check.plan, keep)?;
+            locks::keep_over_exec(&handover, keep)?;
+            locks::keep_over_exec(&self.lock, keep)?;
+            for end in self.lanes.ends() {
+                locks::keep_over_exec(end, keep)?;
+            }
+            for link in self.links.values() {
+                locks::keep_over_exec(&link.socket, keep)?;
+            }
+            Ok(())
+        };
+        let argv = self.arguments("--internal-resume", &check.plan, &handover);
+        let cause = match keep(true) {
+            Ok(()) => exec::exec(&check.program, &argv, &self.context.env),
+            Err(cause) => cause,
+        };
+        let _ = keep(false);
+        let path = self.context.program.display();
+        format!("cannot execute the program {path}: {}", crate::sys::error_text(&cause))
+    }
+
+    /// The image after an upgrade: takes the children over, then makes the chains those of the
+    /// new plan.
+    ///
+    /// # Errors
+    /// When what the old image left is not open, or the system is short of descriptors.
+    pub(super) fn take_over(
+        context: StartContext,
+        plan: Plan,
+        ground: Ground,
+        signals: Signals,
+        handover: Handover,
+    ) -> Result<Master, String> {
+        let adopt =
+            |fd: i32| exec::adopt(fd).map_err(|e| format!("cannot go on: descriptor {fd}: {e}"));
+        let lock = File::from(adopt(handover.lock)?);
+        let [a, b, c, d] = handover.lanes;
+        let lanes = Lanes::from_ends([adopt(a)?, adopt(b)?, adopt(c)?, adopt(d)?]);
+        let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
+        master.since = handover.since;
+        master.upgrade.last = handover.last_upgrade;
+        master.cgroups = handover.cgroups.map(CgroupRoot::at);
+        master.supervisor = handover.supervisor.restored();
+        master.desk = NoticeDesk::restore(
+            handover.desk,
+            &master.host,
+            &master.plan.config,
+            now(),
+            wall(),
+            true,
+        );
+        master.pauses = handover.pauses;
+        master.strays.kept = handover.kept;
+        master.strays.waiting = handover
+            .strays
+            .into_iter()
+            .map(|(chain, strays)| (chain, strays.into_iter().collect()))
+            .collect();
+        for pid in handover.others {
+            master.children.insert(pid, Child::Other);
+        }
+        for (name, fd) in handover.links {
+            let socket = adopt(fd)?;
+            let token = master.next_token;
+            master.next_token += 1;
+            if let Err(cause) = master.epoll.add(&socket, token, Interest::Read) {
+                return Err(format!("cannot watch chain {name}: {cause}"));
+            }
+            master.tokens.insert(token, name.clone());
+            if let Some(pid) = master.supervisor.slot(&name).and_then(|slot| slot.state.pid()) {
+                master.children.insert(pid, Child::Chain(name.clone()));
+            }
+            master.links.insert(name, Link { socket, token, last_task: None, bad: 0 });
+        }
+        master.adopt_mails(handover.mails);
+        master.replace_logger(handover.logger);
+        master.reconcile(&handover.chains, &handover.only);
+        Ok(master)
+    }
+
+    fn reconcile(&mut self, old: &[Chain], only: &[String]) {
+        let at = now();
+        self.generation = self.supervisor.begin_generation();
+        let generation = self.generation;
+        let chains = std::mem::take(&mut self.plan.config.chains);
+        let drains: BTreeMap<String, Drain> =
+            old.iter().map(|chain| (chain.name.clone(), chain.upgrade_drain)).collect();
+        let after = shared_commands(old, &chains);
+        self.supervisor.reconcile(&chains, &after, &drains, only, generation, at);
+        self.plan.config.chains = chains;
+        let config = self.plan.config.clone();
+        self.desk.reconfigure(&config, at, wall());
+        self.desk.upgrade_accepted(at, wall());
+        self.upgrade.last = Some(LastUpgrade { at: wall(), cause: None });
+        self.saver.important(at);
+        let holder = super::takeover::Holder::of(
+            &self.plan.config,
+            self.cgroups.as_ref().map(CgroupRoot::path),
+        );
+        if let Err(cause) = holder.write(&self.lock) {
+            self.log.warn(&format!("cannot describe myself in master.lock: {cause}"));
+        }
+        self.tell_start("upgraded");
+    }
+}
+
+/// For each new chain the removed ones that run the same: they must have ended before it starts.
+fn shared_commands(old: &[Chain], new: &[Chain]) -> BTreeMap<String, Vec<String>> {
+    let has = |chains: &[Chain], name: &str| chains.iter().any(|chain| chain.name == name);
+    let removed: Vec<&Chain> = old.iter().filter(|chain| !has(new, &chain.name)).collect();
+    let shares = |one: &Chain, other: &Chain| {
+        one.tasks.iter().any(|task| other.tasks.iter().any(|t| t.command == task.command))
+    };
+    new.iter()
+        .filter(|chain| !has(old, &chain.name))
+        .map(|chain| {
+            let before = removed.iter().filter(|gone| shares(chain, gone));
+            (chain.name.clone(), before.map(|gone| gone.name.clone()).collect())
+        })
+        .collect()
+}
+
+/// What stands for a whole output: the first line that names a problem.
+fn first_problem(said: &str) -> String {
+    let line = said
+        .lines()
+        .find(|line| line.starts_with("error") || line.starts_with("cannot"))
+        .or_else(|| said.lines().find(|line| !line.trim().is_empty()))
+        .unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).chars().take(300).collect()
+}
+
+fn refused(error: &str) -> Answer {
+    Answer::Refused { error: error.to_owned(), exit: EXIT_REFUSED }
+}

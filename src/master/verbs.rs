@@ -1,0 +1,341 @@
+//! What runnerctl asks for, done. Who may ask is decided in `authorise`; the socket is in
+//! `control`.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::authorise::{Access, authorise};
+use super::control::{Asked, ConnId, ControlServer, Doors, PATIENCE};
+use super::upgrade::Wish;
+use super::{Child, FIRST_CONTROL, Master, Phase, now, wall};
+use crate::config::model::Level;
+use crate::sys::fork::{fork_child, keep_only, leave};
+use crate::sys::{privileges, socket};
+use crate::wire::control::{Answer, Request};
+use crate::wire::report::{Order, encode};
+
+/// runnerctl's exit status for a request that makes no sense now.
+const EXIT_REFUSED: u8 = 1;
+
+/// The most entries of the spool that are listed.
+const MOST_LISTED: usize = 1000;
+
+/// Longest pause or silence: a year.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl Master {
+    /// Opens the control socket, or tries again at the next upgrade: supervision needs none.
+    pub(super) fn open_control(&mut self) {
+        let me = privileges::my_uid();
+        let everybody = self
+            .plan
+            .accounts
+            .values()
+            .flatten()
+            .any(|account| account.uid != 0 && account.uid != me);
+        let doors = Doors { gid: self.plan.control_gid, everybody };
+        let root = &self.ground.run_root_path;
+        match ControlServer::open(root, doors, me, &self.epoll, FIRST_CONTROL) {
+            Ok(control) => self.control = Some(control),
+            Err(cause) => self.log.error(&format!("runnerctl cannot reach me: {cause}")),
+        }
+    }
+
+    pub(super) fn serve_control(&mut self, token: u64) {
+        let Some(control) = &mut self.control else { return };
+        for asked in control.ready(&self.epoll, token, now()) {
+            self.serve(asked);
+        }
+    }
+
+    fn serve(&mut self, asked: Asked) {
+        let Asked { id, peer, request } = asked;
+        let names: Vec<(&str, Option<u32>)> = self
+            .supervisor
+            .slots()
+            .map(|(name, _)| {
+                let account = self.plan.accounts.get(name).and_then(|found| found.as_ref().ok());
+                (name, account.map(|account| account.uid))
+            })
+            .collect();
+        let access = Access {
+            own_uid: privileges::my_uid(),
+            control_gid: self.plan.control_gid,
+            chains: &names,
+        };
+        match authorise(&peer, &request, &access) {
+            Ok(chains) => {
+                if let Some(answer) = self.obey(id, &request, &chains) {
+                    self.answer(id, &answer);
+                }
+            }
+            Err(refusal) => self.answer(id, &refusal),
+        }
+    }
+
+    pub(super) fn answer(&mut self, id: ConnId, answer: &Answer) {
+        if let Some(control) = &mut self.control {
+            control.answer(&self.epoll, id, answer, true, now());
+        }
+    }
+
+    /// Does it; `None`: the answer comes later.
+    fn obey(&mut self, id: ConnId, request: &Request, chains: &[String]) -> Option<Answer> {
+        let at = now();
+        let leaving = self.phase != Phase::Running;
+        let changes = !matches!(
+            request,
+            Request::Status { .. }
+                | Request::Explain { .. }
+                | Request::History { .. }
+                | Request::Notices
+                | Request::MailList
+                | Request::Shutdown { .. }
+        );
+        if leaving && changes {
+            return Some(refused("the master is stopping"));
+        }
+        let done = |text: String| Some(Answer::Done(text));
+        match request {
+            Request::Status { .. } => Some(Answer::Status(Box::new(self.status(chains)))),
+            Request::Reload { force, dry_run, wait, .. } => {
+                let wish = Wish {
+                    chains: chains.to_vec(),
+                    force: *force,
+                    dry_run: *dry_run,
+                    waits: Some((id, *wait)),
+                };
+                self.begin_upgrade(&wish)
+            }
+            Request::Start { .. } => {
+                for chain in chains {
+                    self.resume_chain(chain);
+                }
+                done(each(chains, "started"))
+            }
+            Request::Stop { now: at_once, .. } => {
+                for chain in chains {
+                    let kill = at_once.then(|| self.kill_timeout(chain));
+                    self.pauses.remove(chain);
+                    self.desk.resume(chain, at, wall());
+                    self.supervisor.stop_chain(chain, kill, at);
+                }
+                done(each(chains, if *at_once { "stopping now" } else { "stops after its run" }))
+            }
+            Request::Restart { now: at_once, .. } => {
+                for chain in chains {
+                    let kill = at_once.then(|| self.kill_timeout(chain));
+                    self.pauses.remove(chain);
+                    self.desk.resume(chain, at, wall());
+                    self.supervisor.restart_chain(chain, kill, at);
+                }
+                let how = if *at_once { "restarting now" } else { "restarts after its run" };
+                done(each(chains, how))
+            }
+            Request::Pause { millis, reason, .. } => {
+                for chain in chains {
+                    self.supervisor.pause_chain(chain, at);
+                    self.desk.pause(chain, reason, at, wall());
+                    match millis {
+                        Some(millis) => {
+                            let time = Duration::from_millis(*millis).min(LONGEST);
+                            self.pauses.insert(chain.clone(), at + time);
+                        }
+                        None => {
+                            self.pauses.remove(chain);
+                        }
+                    }
+                }
+                self.saver.important(at);
+                done(each(chains, "pauses after its run"))
+            }
+            Request::Resume { .. } => {
+                for chain in chains {
+                    self.resume_chain(chain);
+                }
+                done(each(chains, "resumed"))
+            }
+            Request::Run { task, .. } => Some(self.run_now(chains.first()?, task.as_deref())),
+            Request::Silence { millis, reason, .. } => {
+                let time = Duration::from_millis(*millis).min(LONGEST);
+                let until = (*millis > 0).then(|| at + time);
+                for chain in chains {
+                    self.desk.silence(chain, until, reason, at, wall());
+                }
+                self.saver.important(at);
+                done(match until {
+                    Some(until) => {
+                        each(chains, &format!("is silent until {}", self.wall_of(until)))
+                    }
+                    None => each(chains, "may speak again"),
+                })
+            }
+            Request::Explain { .. } => Some(Answer::Text(self.explain(chains.first()?))),
+            Request::History { .. } => Some(Answer::Rows(self.desk.history(chains.first()?))),
+            Request::Notices => Some(Answer::Rows(self.desk.recent_notices())),
+            Request::MailList => self.list_mail(id),
+            Request::MailFlush => {
+                self.post.flush();
+                done("trying all waiting mail now".to_owned())
+            }
+            Request::MailTest => {
+                self.desk.test_mail(at, wall());
+                done(format!("a test mail goes to {}", self.mail_target()))
+            }
+            Request::LogLevel { level } => Some(self.set_level(level)),
+            Request::Shutdown { now: at_once } => {
+                let phase = if *at_once { Phase::Stopping } else { Phase::Draining };
+                self.log.info("an operator ends me");
+                self.shut_down(phase);
+                done("stopping".to_owned())
+            }
+        }
+    }
+
+    fn run_now(&mut self, chain: &str, task: Option<&str>) -> Answer {
+        if let Some(task) = task
+            && self.chain(chain).is_none_or(|chain| chain.tasks.iter().all(|t| t.name != task))
+        {
+            return Answer::Refused {
+                error: format!("chain {chain} has no task {task:?}"),
+                exit: super::authorise::EXIT_UNKNOWN,
+            };
+        }
+        let order = Order::RunNow { task: task.map(str::to_owned) };
+        let sent = self.links.get(chain).zip(encode(&order).ok()).is_some_and(|(link, packet)| {
+            socket::send_packet(&link.socket, &packet).unwrap_or(false)
+        });
+        if sent {
+            Answer::Done(format!("{chain}: runs as soon as its current run has ended"))
+        } else {
+            refused(&format!("{chain} has no process now; start or resume it"))
+        }
+    }
+
+    fn explain(&self, chain: &str) -> Vec<String> {
+        use crate::policy::supervisor::{Doing, SlotState};
+        let mut lines = Vec::new();
+        if let Some(slot) = self.supervisor.slot(chain) {
+            let at = |at| self.wall_of(at).to_string();
+            lines.push(match (&slot.state, &slot.doing) {
+                (SlotState::Down, _) if !slot.after.is_empty() => {
+                    format!("It waits until {} has ended.", slot.after.join(", "))
+                }
+                (SlotState::Down, _) => "It is held: see pause and stop.".to_owned(),
+                (SlotState::Backoff { until }, _) => {
+                    format!("Its process is started again at {}.", at(*until))
+                }
+                (SlotState::Clearing { kill_at, .. }, _) => {
+                    format!("What it left behind is ended; killed at {}.", at(*kill_at))
+                }
+                (SlotState::Draining { deadline: None, .. }, _) => {
+                    "It finishes its current run and leaves.".to_owned()
+                }
+                (SlotState::Draining { deadline: Some(end), .. }, _) => {
+                    format!("It finishes its current run, at most until {}.", at(*end))
+                }
+                (SlotState::Stopping { kill_at, .. }, _) => {
+                    format!("It ends its run; killed at {}.", at(*kill_at))
+                }
+                (_, Doing::Running { task, since }) => {
+                    format!("It runs {task} since {}.", at(*since))
+                }
+                (_, Doing::Cooling { next, until, after_failure, .. }) => format!(
+                    "It waits after a {} until {}, then runs {next}.",
+                    if *after_failure { "failure" } else { "success" },
+                    at(*until)
+                ),
+                (_, Doing::Unknown) => "It is starting.".to_owned(),
+            });
+        }
+        lines.extend(self.desk.explain(chain, now(), wall()));
+        lines
+    }
+
+    /// The spool is another account's folder on a disk that may be slow: a child looks, and
+    /// answers itself.
+    fn list_mail(&mut self, id: ConnId) -> Option<Answer> {
+        let rows: Vec<serde_json::Value> = self
+            .post
+            .unconfirmed()
+            .map(|mail| {
+                serde_json::json!({
+                    "id": mail.id, "to": mail.to.join(", "), "subject": mail.subject,
+                    "kind": mail.kind.word(), "at": mail.at.to_string(),
+                    "state": "not yet in the spool",
+                })
+            })
+            .collect();
+        let Some(mail) = &self.plan.config.mail else { return Some(Answer::Rows(rows)) };
+        let stream = self.control.as_mut()?.give_away(&self.epoll, id)?;
+        let account = self.plan.mail_account.as_ref().filter(|_| privileges::is_root());
+        let forked = fork_child(|| {
+            use std::os::fd::AsFd;
+            keep_only(&[stream.as_fd()]);
+            let answer = match account.map_or(Ok(()), privileges::drop_to) {
+                Ok(()) => spooled(&mail.spool, rows),
+                Err(problem) => refused(&problem),
+            };
+            let _ = talk(stream, &answer);
+            leave(0)
+        });
+        match forked {
+            Ok(pid) => {
+                self.children.insert(pid, Child::Other);
+            }
+            Err(cause) => self.log.error(&format!("cannot list the spool: {cause}")),
+        }
+        None
+    }
+
+    fn set_level(&mut self, level: &str) -> Answer {
+        let found = match level {
+            "critical" => Level::Critical,
+            "error" => Level::Error,
+            "warning" => Level::Warning,
+            "info" => Level::Info,
+            "debug" => Level::Debug,
+            "trace" => Level::Trace,
+            _ => {
+                return refused("a level is critical, error, warning, info, debug or trace");
+            }
+        };
+        self.log.set_level(found);
+        Answer::Done(format!("the log's level is {level} until the next upgrade"))
+    }
+}
+
+fn spooled(spool: &Path, mut rows: Vec<serde_json::Value>) -> Answer {
+    match crate::mailer::spool::list(spool, MOST_LISTED) {
+        Ok(entries) => {
+            rows.extend(entries.into_iter().map(|entry| {
+                serde_json::json!({
+                    "id": entry.id, "to": entry.to, "subject": entry.subject,
+                    "kind": entry.kind.word(), "at": entry.at.to_string(), "tries": entry.tries,
+                    "error": entry.error, "state": if entry.dead { "dead" } else { "waiting" },
+                })
+            }));
+            Answer::Rows(rows)
+        }
+        Err(problem) => refused(&problem),
+    }
+}
+
+/// The whole answer to a client that may read slowly, or never.
+fn talk(mut stream: UnixStream, answer: &Answer) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn refused(error: &str) -> Answer {
+    Answer::Refused { error: error.to_owned(), exit: EXIT_REFUSED }
+}
+
+fn each(chains: &[String], what: &str) -> String {
+    chains.iter().map(|chain| format!("{chain}: {what}")).collect::<Vec<_>>().join("\n")
+}
