@@ -11,8 +11,8 @@ use crate::wire::control::{Answer, Request, SOCKET, Status};
 /// How long the master may take for anything that it answers by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the check of an upgrade may take: it has 30 s in the master.
-const CHECKING: Duration = Duration::from_secs(45);
+/// How long an upgrade may take to be decided: a check has 30 s, and may wait for another one.
+const CHECKING: Duration = Duration::from_secs(100);
 
 /// Why there is no answer. Its exit status is runnerctl's.
 #[derive(Debug)]
