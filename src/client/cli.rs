@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::import::Kind;
+use crate::policy::simulate::FailSpec;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Where the configuration lies if nobody says otherwise.
@@ -183,6 +184,26 @@ pub enum Verb {
         /// What it is, where its text does not show it
         #[arg(long, value_name = "KIND")]
         from: Option<Kind>,
+    },
+    /// Show what the admins would be mailed; no master is needed
+    Simulate {
+        /// What is to fail: every run, or each Nth, always with the same words or never
+        #[arg(
+            long,
+            value_name = "CHAIN/TASK[:every=N][:message=random]",
+            conflicts_with = "history",
+            required_unless_present = "history"
+        )]
+        fail: Vec<FailSpec>,
+        /// How long it fails
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "history", default_value = "60h")]
+        time: Duration,
+        /// Recorded runs, as history --jsonl writes them; - is standard input
+        #[arg(long, value_name = "RUNS.jsonl")]
+        history: Option<PathBuf>,
+        /// Print the decisions, one JSON object a line, before bursts and limits
+        #[arg(long)]
+        json: bool,
     },
     /// Print the completions of a shell
     Completions {

@@ -41,6 +41,9 @@ pub fn run(cli: Cli) -> u8 {
             Ok(0)
         }
         Verb::Import { file, from } => import_file(&file, from),
+        Verb::Simulate { fail, time, history, json } => {
+            simulate::run(&cli.config, &fail, time, history.as_deref(), json)
+        }
         Verb::ShowConfig { chain } => show::config(&cli.config, &chain),
         Verb::ShowEnv { chain } => show::env(&cli.config, &chain),
         Verb::Mail { what: MailVerb::List { json } } => {
@@ -149,6 +152,7 @@ fn obey(verb: Verb, master: &Master) -> Result<u8, Failure> {
         Verb::Completions { .. }
         | Verb::Mail { what: MailVerb::List { .. } }
         | Verb::Import { .. }
+        | Verb::Simulate { .. }
         | Verb::ShowConfig { .. }
         | Verb::ShowEnv { .. } => Ok(0),
     }

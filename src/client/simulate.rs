@@ -1,13 +1,53 @@
 //! `runnerctl simulate`: prints what the admins would be mailed, with no running master.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::show;
+use super::talk::Failure;
 use crate::config::model::Config;
 use crate::policy::notices::Decision;
 use crate::policy::simulate::{self, FailSpec, Simulated};
+
+/// The verb: reads the configuration and the recorded runs, if any, and prints to standard output.
+///
+/// # Errors
+/// When the configuration is wrong, a file cannot be read, or what is asked for cannot be
+/// simulated.
+pub(super) fn run(
+    file: &Path,
+    fails: &[FailSpec],
+    span: Duration,
+    history: Option<&Path>,
+    json: bool,
+) -> Result<u8, Failure> {
+    let config = show::load(file)?.0.config;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let done = match history {
+        Some(path) => {
+            let text = read(path).map_err(|cause| {
+                Failure::Other(format!("cannot read {}: {cause}", path.display()), 1)
+            })?;
+            simulate_history(&config, &text, json, &mut out)
+                .map_err(|why| format!("{}: {why}", path.display()))
+        }
+        None => simulate(&config, fails, span, json, &mut out),
+    };
+    done.map(|()| 0).map_err(|error| Failure::Other(error, 1))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes)?;
+    } else {
+        bytes = std::fs::read(path)?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
 
 /// Prints what a time of `span` would bring if `fails` failed. With `json` the decisions, a JSON
 /// object a line, `at` in seconds from the begin; without it the mails as they would arrive.

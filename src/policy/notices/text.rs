@@ -104,7 +104,9 @@ pub(crate) fn body(scene: &Scene<'_>) -> String {
         let healed = scene.verdict.kind == NoticeKind::Healed;
         if outage.failures > 0 {
             out.fact("Down since", &when(outage.start_wall));
-            out.fact(if healed { "Was down for" } else { "Down for" }, &span(scene.down_for()));
+            if scene.down_for() >= Duration::from_secs(1) {
+                out.fact(if healed { "Was down for" } else { "Down for" }, &span(scene.down_for()));
+            }
             out.fact("Failures", &format!("{} in a row", outage.failures));
         }
     }
