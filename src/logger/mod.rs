@@ -287,6 +287,13 @@ fn record(packet: &[u8]) -> Result<Line, String> {
 /// never told anything.
 fn record_text(packet: &[u8]) -> Result<Line, String> {
     let mut line = record(packet)?;
+    let tag = line.text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(tag, _)| tag);
+    // A person has read the tag already.
+    line.pairs.0.retain(|(key, value)| match (key.as_str(), tag) {
+        ("task", Some(tag)) => tag != value,
+        ("chain", Some(tag)) => tag != value && tag.strip_prefix("chain ") != Some(value),
+        _ => true,
+    });
     let pairs = line.pairs.0.iter_mut().flat_map(|(key, value)| [key, value]);
     for text in std::iter::once(&mut line.text).chain(pairs) {
         if let std::borrow::Cow::Owned(safe) = safe::safe_line(text) {

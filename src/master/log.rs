@@ -57,11 +57,15 @@ impl Log {
             level: crate::logger::drain::slog_level(level),
         };
         let line = format_args!("{tag}{text}");
-        match chain {
-            Some(chain) => {
+        match (chain, task) {
+            (Some(chain), Some(task)) => {
+                let pairs = slog::b!("chain" => chain, "task" => task);
+                self.logger.log(&Record::new(&place, &line, pairs));
+            }
+            (Some(chain), None) => {
                 self.logger.log(&Record::new(&place, &line, slog::b!("chain" => chain)));
             }
-            None => self.logger.log(&Record::new(&place, &line, slog::b!())),
+            (None, _) => self.logger.log(&Record::new(&place, &line, slog::b!())),
         }
     }
 

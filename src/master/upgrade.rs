@@ -447,16 +447,39 @@ fn shared_commands(old: &[Chain], new: &[Chain]) -> BTreeMap<String, Vec<String>
         .collect()
 }
 
-/// What stands for a whole output: the first line that names a problem.
+/// What stands for a whole output: the first line that names a problem, and where that is.
 fn first_problem(said: &str) -> String {
-    let line = said
-        .lines()
-        .find(|line| line.starts_with("error") || line.starts_with("cannot"))
-        .or_else(|| said.lines().find(|line| !line.trim().is_empty()))
-        .unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).chars().take(300).collect()
+    let is_problem = |line: &&str| line.starts_with("error") || line.starts_with("cannot");
+    let mut lines = said.lines().skip_while(|line| !is_problem(line)).peekable();
+    if lines.peek().is_none() {
+        lines = said.lines().skip_while(|line| line.trim().is_empty()).peekable();
+    }
+    let line = lines.next().unwrap_or_default();
+    let problem = line.strip_prefix("error: ").unwrap_or(line);
+    let place = lines.next().and_then(|line| line.trim_start().strip_prefix("--> "));
+    let cause = match place {
+        Some(place) => format!("{place}: {problem}"),
+        None => problem.to_owned(),
+    };
+    cause.chars().take(300).collect()
 }
 
 fn refused(error: &str) -> Answer {
     Answer::Refused { error: error.to_owned(), exit: EXIT_REFUSED }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_problem;
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_and_where() {
+        let said = "\nerror: unknown field `usr`\n --> /etc/runner.ron:3:5\n  |\n3 | usr: 1\n";
+        assert_eq!(first_problem(said), "/etc/runner.ron:3:5: unknown field `usr`");
+        assert_eq!(first_problem("odd words\n"), "odd words");
+        assert_eq!(
+            first_problem("cannot execute /x: Exec format error\n"),
+            "cannot execute /x: Exec format error"
+        );
+    }
 }
