@@ -449,11 +449,10 @@ fn shared_commands(old: &[Chain], new: &[Chain]) -> BTreeMap<String, Vec<String>
 
 /// What stands for a whole output: the first line that names a problem, and where that is.
 fn first_problem(said: &str) -> String {
+    let all: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
     let is_problem = |line: &&str| line.starts_with("error") || line.starts_with("cannot");
-    let mut lines = said.lines().skip_while(|line| !is_problem(line)).peekable();
-    if lines.peek().is_none() {
-        lines = said.lines().skip_while(|line| line.trim().is_empty()).peekable();
-    }
+    let first = all.iter().position(is_problem).unwrap_or(0);
+    let mut lines = all.into_iter().skip(first);
     let line = lines.next().unwrap_or_default();
     let problem = line.strip_prefix("error: ").unwrap_or(line);
     let place = lines.next().and_then(|line| line.trim_start().strip_prefix("--> "));
