@@ -19,6 +19,7 @@ use super::takeover::{self, Holder, Refused};
 use super::{Master, handover};
 use crate::checker::{self, Options, Plan};
 use crate::cli::{Cli, Descriptors};
+use crate::config::model::Config;
 use crate::policy::environment::instance_of;
 use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
@@ -46,6 +47,8 @@ pub(super) struct StartContext {
     pub(super) env: Vec<(OsString, OsString)>,
     /// Children that the process already had.
     pub(super) inherited: Vec<Pid>,
+    /// Whether it was started on a terminal.
+    pub(super) had_terminal: bool,
     /// The soft limit of descriptors that it was started with.
     pub(super) descriptors: Option<u64>,
 }
@@ -72,6 +75,7 @@ fn context(cli: &Cli) -> StartContext {
         typed: cli.file.clone().into_os_string(),
         env: std::env::vars_os().collect(),
         inherited: wait::children().unwrap_or_default(),
+        had_terminal: proc::has_terminal(),
         descriptors: privileges::raise_descriptor_limit(),
     }
 }
@@ -120,6 +124,10 @@ pub(super) fn resume(cli: &Cli, descriptors: Descriptors) -> ! {
     clean_world(&handover.descriptors());
     let mut context = context(cli);
     context.inherited.clone_from(&handover.inherited);
+    context.had_terminal = handover.had_terminal;
+    if !handover.program.as_os_str().is_empty() {
+        context.program.clone_from(&handover.program);
+    }
     context.descriptors = handover.soft_descriptors;
     proc::set_title(&format!(
         "{} {}",
@@ -150,12 +158,17 @@ pub(super) fn check(cli: &Cli, descriptors: Descriptors) -> i32 {
         eprintln!("cannot check: the descriptors {descriptors:?} are not open");
         return refused;
     };
-    if let Err(problem) = read_record(handover).and_then(|bytes| Handover::decode(&bytes)) {
-        eprintln!("cannot take over from the running program: {problem}");
-        return refused;
-    }
+    let handover = match read_record(handover).and_then(|bytes| Handover::decode(&bytes)) {
+        Ok(handover) => handover,
+        Err(problem) => {
+            eprintln!("cannot take over from the running program: {problem}");
+            return refused;
+        }
+    };
     signals::unblock();
-    match fill_plan(&cli.file, &mut File::from(plan), cli.internal_force) {
+    let checked = fill_plan(&cli.file, &mut File::from(plan), cli.internal_force)
+        .and_then(|config| same_ground(&config, &handover));
+    match checked {
         Ok(()) => 0,
         Err(text) => {
             eprint!("{text}");
@@ -164,13 +177,27 @@ pub(super) fn check(cli: &Cli, descriptors: Descriptors) -> i32 {
     }
 }
 
-fn fill_plan(config: &Path, into: &mut File, force: bool) -> Result<(), String> {
+/// The lock and the chains' pidfiles lie in run_root: it cannot change while they are held.
+fn same_ground(config: &Config, handover: &Handover) -> Result<(), String> {
+    let ground = Ground::prepare(config).map_err(|problem| format!("{problem}\n"))?;
+    if handover.run_root.as_os_str().is_empty() || ground.run_root_path == handover.run_root {
+        return Ok(());
+    }
+    Err(format!(
+        "cannot change run_root from {} to {} in an upgrade: stop the runner and start it again\n",
+        handover.run_root.display(),
+        ground.run_root_path.display()
+    ))
+}
+
+fn fill_plan(config: &Path, into: &mut File, force: bool) -> Result<Config, String> {
     let outcome = checker::check(config, Options::default());
     let accepted = force || outcome.surroundings.is_empty();
     match outcome.plan {
         Some(plan) if accepted => {
             let bytes = serde_json::to_vec(&plan).map_err(|e| format!("cannot encode: {e}\n"))?;
-            memfd::fill_and_seal(into, &bytes).map_err(|e| format!("cannot hand over: {e}\n"))
+            memfd::fill_and_seal(into, &bytes).map_err(|e| format!("cannot hand over: {e}\n"))?;
+            Ok(plan.config)
         }
         _ => Err(format!("{}{}", outcome.errors, outcome.surroundings)),
     }

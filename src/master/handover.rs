@@ -4,6 +4,7 @@
 //! open.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,12 @@ pub(super) struct Handover {
     pub(super) since: WallTime,
     /// The generation of the upgrade.
     pub(super) generation: u64,
+    /// The path that the next program is opened by.
+    #[serde(default)]
+    pub(super) program: PathBuf,
+    /// The run_root, without links: it stays the same while the process lives.
+    #[serde(default)]
+    pub(super) run_root: PathBuf,
     /// The lock's descriptor.
     pub(super) lock: i32,
     /// The four ends of the logger's lanes.
@@ -44,7 +51,10 @@ pub(super) struct Handover {
     /// Mails that no spool has confirmed yet.
     #[serde(default)]
     pub(super) mails: Vec<Envelope>,
-    /// Mailers, and other short-lived children, that are still at work.
+    /// Mailers at work.
+    #[serde(default)]
+    pub(super) mailers: Vec<HandedMailer>,
+    /// Other short-lived children that are still at work.
     #[serde(default)]
     pub(super) others: Vec<i32>,
     /// Children that were not ours when the master started.
@@ -56,12 +66,15 @@ pub(super) struct Handover {
     /// Strays that are being ended, by chain.
     #[serde(default)]
     pub(super) strays: BTreeMap<String, Vec<i32>>,
+    /// Whether the master was started on a terminal.
+    #[serde(default)]
+    pub(super) had_terminal: bool,
     /// The soft limit of descriptors at the start.
     #[serde(default)]
     pub(super) soft_descriptors: Option<u64>,
     /// Where chains have their groups.
     #[serde(default)]
-    pub(super) cgroups: Option<std::path::PathBuf>,
+    pub(super) cgroups: Option<PathBuf>,
     /// Only these chains are replaced; empty: all.
     #[serde(default)]
     pub(super) only: Vec<String>,
@@ -77,6 +90,17 @@ pub(super) struct Handover {
     /// When the upgrade began.
     #[serde(default)]
     pub(super) at: Timestamp,
+}
+
+/// A mailer that goes on over the upgrade: its confirmations are still heard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct HandedMailer {
+    /// Its process.
+    pub(super) pid: i32,
+    /// Our end of its pair.
+    pub(super) socket: i32,
+    /// The mails that it was given.
+    pub(super) ids: Vec<String>,
 }
 
 impl Handover {
@@ -107,6 +131,7 @@ impl Handover {
     pub(super) fn descriptors(&self) -> Vec<i32> {
         let mut all: Vec<i32> = self.links.values().copied().collect();
         all.extend(self.lanes);
+        all.extend(self.mailers.iter().map(|mailer| mailer.socket));
         all.push(self.lock);
         all
     }

@@ -200,6 +200,7 @@ impl Master {
         master.supervisor.reconcile(&chains, &none, &BTreeMap::new(), &[], generation, now());
         master.plan.config.chains = chains;
         master.apply_pauses();
+        master.sweep_old_groups();
         master.tell_start("started");
         Ok(master)
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::handover::HandedMailer;
 use super::{Child, Master, now};
 use crate::config::model::Level;
 use crate::mailer;
@@ -12,7 +13,7 @@ use crate::policy::supervisor::ExitReason;
 use crate::sys::fork::{Pid, fork_child, keep_only};
 use crate::sys::poll::Interest;
 use crate::sys::socket::{self, Received};
-use crate::sys::{clock, privileges, stdio};
+use crate::sys::{clock, locks, privileges, stdio};
 use crate::wire::mail::{Envelope, MailOrder, MailReply, NoticeKind, SpoolState};
 use crate::wire::report::{decode, encode};
 use crate::wire::time::Timestamp;
@@ -87,6 +88,29 @@ impl Post {
     pub(super) fn flush(&mut self) {
         self.flush = true;
         self.not_before = None;
+    }
+
+    /// The mailers that go on over an upgrade: those that have taken everything they were given.
+    pub(super) fn handed(&self) -> Vec<HandedMailer> {
+        self.mailers
+            .iter()
+            .filter(|(_, mailer)| mailer.closed)
+            .map(|(pid, mailer)| HandedMailer {
+                pid: *pid,
+                socket: locks::number(&mailer.socket),
+                ids: mailer.ids.clone(),
+            })
+            .collect()
+    }
+
+    /// Whether a mailer goes on so.
+    pub(super) fn is_handed(&self, pid: Pid) -> bool {
+        self.mailers.get(&pid).is_some_and(|mailer| mailer.closed)
+    }
+
+    /// Their ends of the pairs.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.mailers.values().filter(|mailer| mailer.closed).map(|mailer| &mailer.socket)
     }
 
     /// Two mails become one that names both: with a full memory fewer words, never silence.
@@ -339,6 +363,28 @@ impl Master {
             self.log.error(&format!("{count} mails could not be brought into the spool"));
         }
         // A mailer that still delivers ends by itself and needs nobody.
+    }
+
+    /// A mailer of the image before this one.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub(super) fn adopt_mailer(
+        &mut self,
+        pid: Pid,
+        socket: OwnedFd,
+        ids: Vec<String>,
+    ) -> Result<(), String> {
+        let token = self.next_token;
+        self.epoll
+            .add(&socket, token, Interest::Read)
+            .map_err(|cause| format!("cannot watch mailer {pid}: {cause}"))?;
+        self.next_token += 1;
+        self.post.given.extend(ids.iter().cloned());
+        let mailer = Mailer { socket, token, outbox: VecDeque::new(), ids, closed: true };
+        self.children.insert(pid, Child::Mailer);
+        self.post.mailers.insert(pid, mailer);
+        Ok(())
     }
 
     /// Mails of the image before this one.

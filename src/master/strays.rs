@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::{Master, now};
+use super::{Child, Master, now};
 use crate::config::model::Leftovers;
-use crate::sys::fork::Pid;
+use crate::sys::cgroup::Cgroup;
+use crate::sys::fork::{Pid, fork_child, leave, new_session};
 use crate::sys::tree::signal_descendants_of;
 use crate::sys::wait::{Change, Reaped, children, reap, signal_child};
 use crate::sys::{clock, poll};
@@ -160,6 +161,29 @@ impl Master {
         }
     }
 
+    /// Control groups of an earlier master whose chains are no longer in the file: a child waits a
+    /// little for what lives there, then kills it.
+    pub(super) fn sweep_old_groups(&mut self) {
+        let Some(old) = &self.old_cgroups else { return };
+        let gone: Vec<String> =
+            old.chains().into_iter().filter(|name| !self.index.contains_key(name)).collect();
+        let groups: Vec<Cgroup> = gone.iter().filter_map(|name| old.existing(name)).collect();
+        if groups.is_empty() {
+            return;
+        }
+        let forked = fork_child(|| {
+            new_session();
+            end_groups(&groups);
+            leave(0)
+        });
+        match forked {
+            Ok(pid) => {
+                self.children.insert(pid, Child::Other);
+            }
+            Err(cause) => self.log.error(&format!("cannot end old processes: {cause}")),
+        }
+    }
+
     fn unknown_children(&self) -> Vec<Pid> {
         let mut unknown = children().unwrap_or_default();
         unknown.retain(|pid| {
@@ -179,5 +203,23 @@ impl Master {
         crate::sys::proc::environment_value(pid, "RUNNER_INSTANCE")
             .is_some_and(|instance| instance == self.instance)
             || self.cgroups.as_ref().is_some_and(|cgroups| cgroups.holds(pid))
+    }
+}
+
+/// Waits for groups to be empty, kills what does not end, takes them away.
+fn end_groups(groups: &[Cgroup]) {
+    let start = clock::monotonic();
+    for group in groups {
+        while group.is_populated() {
+            let waited = clock::monotonic().saturating_sub(start);
+            if waited > SWEEP_LIMIT.saturating_add(SWEEP_LIMIT) {
+                return;
+            }
+            if waited > SWEEP_LIMIT {
+                let _ = group.kill();
+            }
+            let _ = poll::wait_readable(&[], Some(SWEEP_LOOK));
+        }
+        let _ = group.remove();
     }
 }

@@ -5,7 +5,7 @@ use crate::config::model::{Level, Transport};
 use crate::policy::notices::Deed;
 use crate::policy::supervisor::Action;
 use crate::sys::fork::leave;
-use crate::sys::signals;
+use crate::sys::{proc, signals};
 use crate::wire::time::Timestamp;
 
 const SIGHUP: i32 = 1;
@@ -71,7 +71,7 @@ impl Master {
         loop {
             match self.signals.read() {
                 Ok(Some(signal)) => {
-                    let terminal_gone = signal.number == SIGHUP && signal.from_kernel;
+                    let terminal_gone = signal.number == SIGHUP && self.hung_up(signal);
                     match signal.number {
                         SIGCHLD => children = true,
                         SIGHUP if terminal_gone => {
@@ -108,6 +108,15 @@ impl Master {
         if children {
             self.reap_children();
         }
+    }
+
+    /// Whether a HUP means that the terminal is gone and not that an operator wants an upgrade: the
+    /// kernel sends the first kind itself, or a shell passes it on whose terminal it was.
+    fn hung_up(&self, signal: signals::Received) -> bool {
+        signal.from_kernel
+            || (self.context.had_terminal
+                && signal.sender == proc::session_leader()
+                && !proc::has_terminal())
     }
 
     /// Goes on towards the end, never back.

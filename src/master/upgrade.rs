@@ -272,6 +272,8 @@ impl Master {
             boot: clock::boot_id(),
             since: self.since,
             generation: self.generation,
+            program: self.context.program.clone(),
+            run_root: self.ground.run_root_path.clone(),
             lock: locks::number(&self.lock),
             lanes: self.lanes.ends().map(locks::number),
             logger: self.logger,
@@ -283,10 +285,15 @@ impl Master {
             supervisor: self.supervisor.clone(),
             desk: self.desk.save(now(), wall()),
             mails: self.post.unconfirmed().cloned().collect(),
+            mailers: self.post.handed(),
             others: self
                 .children
                 .iter()
-                .filter(|(_, child)| !matches!(child, Child::Chain(_) | Child::Logger))
+                .filter(|(pid, child)| match child {
+                    Child::Chain(_) | Child::Logger => false,
+                    Child::Mailer => !self.post.is_handed(**pid),
+                    Child::Saver | Child::Check | Child::Other => true,
+                })
                 .map(|(pid, _)| *pid)
                 .collect(),
             inherited: self.strays.inherited.iter().copied().collect(),
@@ -297,6 +304,7 @@ impl Master {
                 .iter()
                 .map(|(chain, strays)| (chain.clone(), strays.iter().copied().collect()))
                 .collect(),
+            had_terminal: self.context.had_terminal,
             soft_descriptors: self.context.descriptors,
             cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.path().to_path_buf()),
             only: wish.chains.clone(),
@@ -333,6 +341,9 @@ impl Master {
             }
             for link in self.links.values() {
                 locks::keep_over_exec(&link.socket, keep)?;
+            }
+            for mailer in self.post.sockets() {
+                locks::keep_over_exec(mailer, keep)?;
             }
             Ok(())
         };
@@ -400,6 +411,10 @@ impl Master {
             master.links.insert(name, Link { socket, token, last_task: None, bad: 0 });
         }
         master.adopt_mails(handover.mails);
+        for mailer in handover.mailers {
+            let socket = adopt(mailer.socket)?;
+            master.adopt_mailer(mailer.pid, socket, mailer.ids)?;
+        }
         master.replace_logger(handover.logger);
         master.reconcile(&handover.chains, &handover.only);
         Ok(master)

@@ -26,6 +26,17 @@ pub fn parent_of(pid: Pid) -> Option<Pid> {
     stat(pid)?.get(1)?.parse().ok()
 }
 
+/// Whether this process has a controlling terminal (proc_pid_stat(5), tty_nr).
+pub fn has_terminal() -> bool {
+    let fields = stat(nix::unistd::getpid().as_raw());
+    fields.and_then(|fields| fields.get(4)?.parse::<i32>().ok()).is_some_and(|tty| tty != 0)
+}
+
+/// The leader of this process's session (getsid(2)).
+pub fn session_leader() -> Pid {
+    nix::unistd::getsid(None).map(nix::unistd::Pid::as_raw).unwrap_or(0)
+}
+
 /// When a process started, in clock ticks since boot: with the pid it names a process for good.
 pub fn start_time(pid: Pid) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
