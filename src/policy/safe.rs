@@ -45,6 +45,11 @@ pub fn last_lines(text: &str, lines: usize, width: usize, max: usize) -> Vec<Str
     kept
 }
 
+/// A line without control characters and escape sequences; its blanks stay as they are.
+pub fn keep_blanks(line: &str) -> String {
+    Plain::new(line).collect()
+}
+
 /// One line of a body: blanks kept, tabs as spaces to the next multiple of eight.
 fn body_line(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));

@@ -1,0 +1,345 @@
+//! Everything without a stack trace: the lines that carry the error. Many programs end every
+//! failure with the same words, so the last line is often not the one that tells.
+
+use super::{Said, bounded, normalised};
+
+/// Lines that carry the error and count for its identity, from the last.
+const TELLING: usize = 3;
+/// Lines from the end that are looked at.
+const LOOKED_AT: usize = 200;
+
+/// The lines that carry the error. Always gives something; `sure` says whether it is one.
+pub(super) fn find(lines: &[&str]) -> Said {
+    let mut telling: Vec<(&str, String)> = Vec::new();
+    let mut other: Option<&str> = None;
+    let mut last: Option<&str> = None;
+    for line in lines
+        .iter()
+        .rev()
+        .map(|line| unstamped(bounded(line).trim()))
+        .filter(|l| !is_noise(l))
+        .take(LOOKED_AT)
+    {
+        last = last.or(Some(line));
+        match weight(line) {
+            Weight::Error if telling.len() < TELLING => {
+                let normal = normalised(line);
+                if !telling.iter().any(|(_, known)| *known == normal) {
+                    telling.push((line, normal));
+                }
+            }
+            Weight::Nothing => other = other.or(Some(line)),
+            _ => {}
+        }
+    }
+    let mut said = Said { end: lines.len(), ..Said::default() };
+    if let Some((line, _)) = telling.first() {
+        said.sure = true;
+        (*line).clone_into(&mut said.message);
+        for (_, normal) in &telling {
+            said.identity.push_str(normal);
+            said.identity.push('\n');
+        }
+    } else if let Some(line) = other.or(last) {
+        line.clone_into(&mut said.message);
+        said.add(line);
+    }
+    said
+}
+
+enum Weight {
+    /// Says what is wrong.
+    Error,
+    /// Says that something is wrong, but not what.
+    Phrase,
+    /// A warning, or news.
+    Less,
+    /// Anything.
+    Nothing,
+}
+
+/// Words, in lower case, of which one stands in a line that says what is wrong.
+const ERRORS: [&str; 96] = [
+    "error",
+    "fatal",
+    "fail",
+    "exception",
+    "panic",
+    "abort",
+    "critical",
+    "emerg",
+    "cannot",
+    "can't",
+    "can\u{2019}t",
+    "couldn't",
+    "could not",
+    "unable",
+    "not able",
+    "no such",
+    "not found",
+    "missing",
+    "does not exist",
+    "doesn't exist",
+    "already exists",
+    "denied",
+    "refused",
+    "rejected",
+    "forbidden",
+    "unauthorized",
+    "not permitted",
+    "not allowed",
+    "permission",
+    "invalid",
+    "illegal",
+    "malformed",
+    "unknown",
+    "unrecognized",
+    "unexpected",
+    "undefined",
+    "unbound",
+    "not set",
+    "not defined",
+    "unsupported",
+    "not supported",
+    "timed out",
+    "timeout",
+    "unreachable",
+    "unavailable",
+    "no route",
+    "reset by peer",
+    "broken pipe",
+    "disconnect",
+    "closed",
+    "exceeded",
+    "no space",
+    "quota",
+    "out of memory",
+    "too many",
+    "too large",
+    "too long",
+    "too small",
+    "too old",
+    "overflow",
+    "killed",
+    "segmentation",
+    "core dumped",
+    "bus error",
+    "corrupt",
+    "conflict",
+    "locked",
+    "busy",
+    "expired",
+    "mismatch",
+    "violat",
+    "deadlock",
+    "duplicate",
+    "stale",
+    "crash",
+    "died",
+    "lost",
+    "bad ",
+    "wrong",
+    "syntax",
+    "no rule",
+    "not a ",
+    "not enough",
+    "insufficient",
+    "must ",
+    "uncaught",
+    "unhandled",
+    "halt",
+    "don't know",
+    "stopped",
+    "never",
+    "outdated",
+    "mandatory",
+    "required",
+    "traceback",
+    "oops",
+];
+
+/// Words that say nothing of what is wrong: a line of only these is a closing phrase.
+const PHRASES: [&str; 106] = [
+    "error",
+    "errors",
+    "err",
+    "fatal",
+    "failed",
+    "fails",
+    "failing",
+    "failure",
+    "failures",
+    "fail",
+    "exit",
+    "exited",
+    "exiting",
+    "status",
+    "code",
+    "codes",
+    "abort",
+    "aborted",
+    "aborting",
+    "terminated",
+    "terminating",
+    "stop",
+    "stopped",
+    "stopping",
+    "quit",
+    "quitting",
+    "job",
+    "jobs",
+    "task",
+    "tasks",
+    "script",
+    "command",
+    "build",
+    "backup",
+    "run",
+    "process",
+    "program",
+    "operation",
+    "step",
+    "stage",
+    "finished",
+    "completed",
+    "complete",
+    "ended",
+    "ending",
+    "done",
+    "with",
+    "without",
+    "the",
+    "a",
+    "an",
+    "in",
+    "on",
+    "at",
+    "by",
+    "of",
+    "for",
+    "to",
+    "from",
+    "see",
+    "above",
+    "below",
+    "log",
+    "logs",
+    "output",
+    "messages",
+    "message",
+    "details",
+    "detail",
+    "more",
+    "information",
+    "info",
+    "please",
+    "check",
+    "previous",
+    "is",
+    "was",
+    "were",
+    "are",
+    "has",
+    "have",
+    "not",
+    "recoverable",
+    "unrecoverable",
+    "returned",
+    "non",
+    "zero",
+    "nonzero",
+    "now",
+    "due",
+    "because",
+    "this",
+    "that",
+    "it",
+    "some",
+    "one",
+    "or",
+    "and",
+    "there",
+    "occurred",
+    "encountered",
+    "while",
+    "running",
+    "compilation",
+    "recipe",
+    "unsuccessful",
+];
+
+fn weight(line: &str) -> Weight {
+    let lower = line.to_lowercase();
+    let begins = |words: &[&str]| words.iter().any(|word| lower.starts_with(word));
+    if begins(&[
+        "warn", "[warn", "info", "[info", "debug", "[debug", "notice", "[notice", "trace:",
+        "[trace",
+    ]) || lower.contains(" warn ")
+        || lower.contains("warning:")
+        || lower.contains(" info ")
+        || lower.contains(" debug ")
+        || lower.contains("deprecat")
+        || ["0 errors", "no errors", "0 failed", "0 failures", "without error"]
+            .iter()
+            .any(|fine| lower.contains(fine))
+    {
+        return Weight::Less;
+    }
+    let error = ERRORS.iter().any(|word| lower.contains(word)) || is_perl(line);
+    if is_phrase(&lower) {
+        return Weight::Phrase;
+    }
+    if error { Weight::Error } else { Weight::Nothing }
+}
+
+/// Only words of closing phrases, apart from the program's name in front.
+fn is_phrase(lower: &str) -> bool {
+    let rest = match lower.split_once(": ") {
+        Some((name, rest)) if !name.contains(' ') => rest,
+        _ => lower,
+    };
+    let mut words = rest
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty() && !word.bytes().all(|byte| byte.is_ascii_digit()))
+        .peekable();
+    words.peek().is_some() && words.all(|word| PHRASES.contains(&word))
+}
+
+/// `… at FILE line N.`: what Perl dies with.
+fn is_perl(line: &str) -> bool {
+    let Some((_, rest)) = line.rsplit_once(" line ") else { return false };
+    let number = rest.trim_end_matches('.');
+    line.ends_with('.')
+        && line.contains(" at ")
+        && !number.is_empty()
+        && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Lines that say nothing to anybody.
+fn is_noise(line: &str) -> bool {
+    !line.chars().any(char::is_alphabetic)
+        || line.contains("--:--:--")
+        || line.starts_with("% Total")
+        || line.starts_with("Dload ")
+        || line.starts_with("Node.js v")
+        || line.starts_with("(Use `node")
+        || line.starts_with("note: ")
+        || line == "Stack trace:"
+        || line.contains("complete log of this run")
+        || (line.contains(" called at ") && line.contains(" line "))
+}
+
+/// A line without the date, time and process that a log puts in front.
+fn unstamped(line: &str) -> &str {
+    let stamp = |word: &str| {
+        let digits = word.bytes().filter(u8::is_ascii_digit).count();
+        digits >= 4 && word.chars().all(|c| c.is_ascii_digit() || "-:.,/+[]TZ".contains(c))
+    };
+    let mut rest = line;
+    while let Some((word, after)) = rest.split_once(' ')
+        && stamp(word)
+    {
+        rest = after.trim_start();
+    }
+    if rest.is_empty() { line } else { rest }
+}
