@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::import::Kind;
 use crate::policy::simulate::FailSpec;
+use crate::wire::log::Stream;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Where the configuration lies if nobody says otherwise.
@@ -167,6 +168,20 @@ pub enum Verb {
     Check,
     /// All counters in the OpenMetrics text format
     Metrics,
+    /// Print what a chain's tasks said, from the file where it lies
+    Logs {
+        /// Its name
+        chain: String,
+        /// Go on with what comes, over rotations too
+        #[arg(short, long)]
+        follow: bool,
+        /// Standard output or standard error only
+        #[arg(long, value_name = "STREAM", value_parser = stream)]
+        stream: Option<Stream>,
+        /// How many of the last lines to begin with
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+        lines: usize,
+    },
     /// Print a chain's configuration, each value with the place that said it
     ShowConfig {
         /// Its name
@@ -210,6 +225,14 @@ pub enum Verb {
         /// Which one
         shell: clap_complete::Shell,
     },
+}
+
+fn stream(text: &str) -> Result<Stream, String> {
+    match text {
+        "out" => Ok(Stream::Out),
+        "err" => Ok(Stream::Err),
+        _ => Err("it is out or err".to_owned()),
+    }
 }
 
 /// What to do with the mail.

@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod import;
 pub mod locate;
+pub mod logs;
 mod mail;
 pub mod metrics;
 pub mod rows;
@@ -46,6 +47,11 @@ pub fn run(cli: Cli) -> u8 {
         }
         Verb::ShowConfig { chain } => show::config(&cli.config, &chain),
         Verb::ShowEnv { chain } => show::env(&cli.config, &chain),
+        Verb::Logs { chain, follow, stream, lines } => {
+            show::load(&cli.config).and_then(|(checked, _)| {
+                logs::logs(&checked.config, &chain, logs::Wanted { follow, stream, lines })
+            })
+        }
         Verb::Mail { what: MailVerb::List { json } } => {
             mail_list(&cli.config, cli.run_root.as_deref(), json)
         }
@@ -154,7 +160,8 @@ fn obey(verb: Verb, master: &Master) -> Result<u8, Failure> {
         | Verb::Import { .. }
         | Verb::Simulate { .. }
         | Verb::ShowConfig { .. }
-        | Verb::ShowEnv { .. } => Ok(0),
+        | Verb::ShowEnv { .. }
+        | Verb::Logs { .. } => Ok(0),
     }
 }
 
