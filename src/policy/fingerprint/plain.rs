@@ -286,7 +286,8 @@ fn weight(line: &str) -> Weight {
         return Weight::Less;
     }
     let error = ERRORS.iter().any(|word| lower.contains(word)) || is_perl(line);
-    if is_phrase(&lower) {
+    let of_make = line.contains(": *** [") || line.contains("]: *** ");
+    if is_phrase(&lower) || of_make || lower.starts_with("begin failed--compilation aborted") {
         return Weight::Phrase;
     }
     if error { Weight::Error } else { Weight::Nothing }
