@@ -83,12 +83,13 @@ runner-master /etc/runner/runner.ron >/tmp/log 2>&1 &
 until_ 'runnerctl status >/dev/null 2>&1'
 until_ '[ "$(wc -l </tmp/ticks/all)" -ge 3 ]'
 [ "$(cat /tmp/ticks/who)" = shop ] || fail "the wrong user"
-pid=$(cat /run/runner/master.pid)
+master_pid() { runnerctl status --json | sed 's/.*"master":{"pid":\([0-9]*\),.*/\1/'; }
+pid=$(master_pid)
 
 # An upgrade of the package is an upgrade in place.
 dpkg -i /tmp/package.deb >/tmp/dpkg 2>&1 || { cat /tmp/dpkg >&2; fail "upgrade"; }
 until_ 'runnerctl status --json | grep -q "\"outcome\":\"accepted\""'
-[ "$(cat /run/runner/master.pid)" = "$pid" ] || fail "the master's pid changed"
+[ "$(master_pid)" = "$pid" ] || fail "the master's pid changed"
 runnerctl status --json | grep -q '"generation":1,"binary' && fail "no new generation"
 ticks=$(wc -l </tmp/ticks/all)
 until_ '[ "$(wc -l </tmp/ticks/all)" -gt '"$ticks"' ]'

@@ -22,7 +22,8 @@ pub enum Until {
     Started,
     /// The chain has none.
     Stopped,
-    /// The chain is of a later generation, and its old process is gone.
+    /// The chain is of a later generation, and its old process is gone; a chain that is held has
+    /// none.
     Replaced,
 }
 
@@ -34,8 +35,8 @@ impl Until {
             Until::Stopped => now.pid.is_none() && held,
             Until::Replaced => {
                 let newer = before.is_none_or(|before| now.generation > before.generation);
-                let was_held = before.is_some_and(|before| before.pid.is_none()) && held;
-                now.state != "draining" && (was_held || (newer && (now.pid.is_some() || held)))
+                // A held chain has no process that could be an old one.
+                now.state != "draining" && (newer || (held && now.pid.is_none()))
             }
         }
     }
@@ -171,6 +172,40 @@ fn patiently(master: &Master) -> Result<Status, Failure> {
                 sleep(EVERY);
             }
             answer => return answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::tests::sample;
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for() {
+        let chain = |state: &str, pid: Option<i32>, generation: u64| {
+            let mut chain = sample().chains.remove(4);
+            (chain.state, chain.pid, chain.generation) = (state.to_owned(), pid, generation);
+            chain
+        };
+        let before = chain("running", Some(1), 3);
+        for (until, now, done) in [
+            (Until::Started, chain("running", Some(1), 3), true),
+            (Until::Started, chain("backoff", None, 3), false),
+            (Until::Started, chain("draining", Some(1), 3), false),
+            (Until::Stopped, chain("stopped", None, 3), true),
+            (Until::Stopped, chain("draining", Some(1), 3), false),
+            (Until::Replaced, chain("running", Some(1), 3), false),
+            (Until::Replaced, chain("draining", Some(1), 3), false),
+            (Until::Replaced, chain("draining", Some(1), 4), false),
+            (Until::Replaced, chain("running", Some(2), 4), true),
+            // A new program that does not come up is told by status, not waited for.
+            (Until::Replaced, chain("backoff", None, 4), true),
+            // Paused: nothing is left to replace.
+            (Until::Replaced, chain("paused", None, 3), true),
+            (Until::Replaced, chain("paused", Some(1), 3), false),
+        ] {
+            assert_eq!(until.holds(Some(&before), &now), done, "{until:?} {now:?}");
         }
     }
 }
