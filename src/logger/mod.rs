@@ -41,7 +41,7 @@ use sink::{REOPEN, Shared, SharedFile, Sink, Target};
 pub const QUEUE: usize = 256;
 
 /// How long the end of this process waits for a sink that does not move.
-pub const GRACE: Duration = Duration::from_secs(2);
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// How often a full queue is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -54,8 +54,9 @@ pub fn run(log: &Log, account: Option<&Account>, lanes: &Lanes) -> Infallible {
     fork::keep_only(&[lanes.master_out.as_fd(), lanes.output_out.as_fd()]);
     match Logger::start(log, account, lanes) {
         Ok(mut logger) => {
-            logger.serve();
-            logger.finish();
+            if logger.serve() {
+                logger.finish();
+            }
             fork::leave(0)
         }
         Err(cause) => {
@@ -126,8 +127,9 @@ impl<'a> Logger<'a> {
         Ok(Logger { lanes: [master, output], signals, target, shared, queue })
     }
 
-    /// Until all senders are gone or a signal says so. From here on nothing is fatal.
-    fn serve(&mut self) {
+    /// Until all senders are gone or a signal says so. Returns whether the sink may still take
+    /// what waits here. From here on nothing is fatal.
+    fn serve(&mut self) -> bool {
         while self.lanes.iter().any(|lane| lane.open) {
             let waiting = self.waiting();
             let reading = self.lanes.each_ref().map(|lane| lane.open && waiting < lane.limit);
@@ -135,7 +137,7 @@ impl<'a> Logger<'a> {
             let held_back = self.lanes.iter().zip(reading).any(|(lane, reads)| lane.open && !reads);
             if held_back && self.is_left_alone() && !self.moves() {
                 // Nobody sends any more and the sink takes nothing: what is left is lost.
-                return;
+                return false;
             }
             let timeout = match (packing && waiting == 0, held_back) {
                 (true, _) => Some(Duration::ZERO),
@@ -146,9 +148,9 @@ impl<'a> Logger<'a> {
             fds.extend(
                 self.lanes.iter().zip(reading).filter(|(_, reads)| *reads).map(|(l, _)| l.end),
             );
-            let Ok(ready) = poll::wait_readable(&fds, timeout) else { return };
+            let Ok(ready) = poll::wait_readable(&fds, timeout) else { return true };
             if ready[0] && self.answer_signals() {
-                return;
+                return true;
             }
             if !ready.contains(&true) && packing && waiting == 0 {
                 self.with_file(RotatingFile::pack_some);
@@ -161,6 +163,7 @@ impl<'a> Logger<'a> {
                 }
             }
         }
+        true
     }
 
     /// Asks the file, unless the other thread has it just now: this one never waits for the sink.
