@@ -5,10 +5,12 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use flate2::read::GzDecoder;
 
 use super::talk::Failure;
 use crate::config::model::{Config, LogFormat, LogTarget, Output};
@@ -22,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// The longest line that is kept in memory, in bytes; a longer one is shown in parts.
 const MAX_LINE: usize = 64 * 1024;
+
+/// Bytes by which a compressed file is known again.
+const HEAD: usize = 256;
 
 /// What to show.
 #[derive(Debug, Clone, Copy)]
@@ -216,6 +221,8 @@ type Each<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 struct Reader {
     file: BufReader<File>,
     inode: u64,
+    /// How the file begins: what tells it when it was compressed meanwhile.
+    head: Vec<u8>,
     offset: u64,
     partial: Vec<u8>,
 }
@@ -229,7 +236,7 @@ impl Reader {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
         }
         let file = BufReader::with_capacity(MAX_LINE, file);
-        Ok(Reader { file, inode: meta.ino(), offset: 0, partial: Vec::new() })
+        Ok(Reader { file, inode: meta.ino(), head: Vec::new(), offset: 0, partial: Vec::new() })
     }
 
     /// Gives every whole line up to the end of the file.
@@ -241,6 +248,8 @@ impl Reader {
             }
             let end = bytes.iter().position(|byte| *byte == b'\n');
             let used = end.map_or(bytes.len(), |at| at + 1);
+            let missing = HEAD.saturating_sub(self.head.len()).min(used);
+            self.head.extend_from_slice(&bytes[..missing]);
             self.partial.extend_from_slice(&bytes[..end.unwrap_or(used)]);
             self.file.consume(used);
             self.offset += used as u64;
@@ -266,6 +275,7 @@ impl Reader {
                     self.file.seek(SeekFrom::Start(0))?;
                     self.offset = 0;
                     self.partial.clear();
+                    self.head.clear();
                 }
                 Ok(())
             }
@@ -276,22 +286,64 @@ impl Reader {
                 if !rest.is_empty() {
                     each(&rest)?;
                 }
-                let number = (1..=keep).find(|number| {
-                    std::fs::metadata(numbered(path, *number, false))
-                        .is_ok_and(|meta| meta.ino() == self.inode)
-                });
-                for number in (1..number.unwrap_or(1)).rev() {
-                    if let Ok(mut between) = Reader::open(&numbered(path, number, false)) {
-                        between.read(each)?;
-                    }
+                let (between, new) = self.successors(path, keep);
+                for old in between {
+                    read_lines(old, each)?;
                 }
-                if let Ok(new) = Reader::open(path) {
+                if let Some(new) = new {
                     *self = new;
                     self.read(each)?;
                 }
                 Ok(())
             }
         }
+    }
+}
+
+impl Reader {
+    /// The files that were begun after this one, the oldest first, and the newest.
+    fn successors(&self, path: &Path, keep: u32) -> (Vec<Box<dyn BufRead>>, Option<Reader>) {
+        // A rotation while they are opened would show one twice or hide one: look again then.
+        for _ in 0..10 {
+            let Some(mine) = (1..=keep).find(|number| self.is_at(path, *number)) else { break };
+            let between = (1..mine).rev().filter_map(|number| open_old(path, number)).collect();
+            let new = Reader::open(path).ok();
+            if self.is_at(path, mine) {
+                return (between, new);
+            }
+        }
+        (Vec::new(), Reader::open(path).ok())
+    }
+
+    /// Whether this file has become the old one with that number.
+    fn is_at(&self, path: &Path, number: u32) -> bool {
+        if let Ok(meta) = std::fs::metadata(numbered(path, number, false)) {
+            return meta.ino() == self.inode;
+        }
+        let mut head = vec![0; self.head.len()];
+        let packed = open_old(path, number).map(|mut old| old.read_exact(&mut head));
+        packed.is_some_and(|read| read.is_ok()) && head == self.head
+    }
+}
+
+/// An old file, plain or compressed.
+fn open_old(path: &Path, number: u32) -> Option<Box<dyn BufRead>> {
+    if let Ok(plain) = Reader::open(&numbered(path, number, false)) {
+        return Some(Box::new(plain.file));
+    }
+    let packed = Reader::open(&numbered(path, number, true)).ok()?;
+    Some(Box::new(BufReader::new(GzDecoder::new(packed.file))))
+}
+
+fn read_lines(mut file: Box<dyn BufRead>, each: &mut Each<'_>) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let count = (&mut file).take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
+        if count == 0 {
+            return Ok(());
+        }
+        each(line.strip_suffix(b"\n").unwrap_or(&line))?;
     }
 }
 
@@ -303,15 +355,22 @@ mod tests {
 
     #[test]
     fn following_misses_nothing_over_rotations() {
+        for compress in [false, true] {
+            follow_over_rotations(compress);
+        }
+    }
+
+    fn follow_over_rotations(compress: bool) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let rotate = Rotate { max_size: Some(60), keep: 9, max_age: None, compress: false };
+        let rotate = Rotate { max_size: Some(60), keep: 9, max_age: None, compress };
         let mut file = RotatingFile::open(&path, rotate).unwrap();
         let mut reader = Reader::open(&path).unwrap();
         let mut seen = Vec::new();
         for number in 0..100 {
             let line = format!("line {number}\n");
             assert_eq!(file.write_some(line.as_bytes()).unwrap(), line.len());
+            while file.pack_some() {}
             // Several rotations between two looks.
             if number % 20 == 7 {
                 let mut each = |line: &[u8]| {
