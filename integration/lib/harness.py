@@ -10,6 +10,7 @@ import pathlib
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -73,6 +74,12 @@ def marked(folder):
         if str(folder).encode() in text and alive(int(entry)):
             found.append(int(entry))
     return found
+
+
+def free_port():
+    """A TCP port of the loopback that nobody has now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def add_user(name):
