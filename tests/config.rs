@@ -1,5 +1,6 @@
 //! Configurations as files: the shipped examples are accepted, broken ones are told in full.
 
+#![allow(clippy::unwrap_used)]
 use std::path::{Path, PathBuf};
 
 use runner::config::{self, Defaults, File, Loaded, Want};

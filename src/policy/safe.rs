@@ -123,10 +123,8 @@ impl<'a> Plain<'a> {
                     before = c;
                 }
             }
-            Some('(' | ')') => {
-                if ahead.next().is_some_and(|c| c.is_ascii_alphanumeric()) {
-                    self.rest = ahead;
-                }
+            Some('(' | ')') if ahead.next().is_some_and(|c| c.is_ascii_alphanumeric()) => {
+                self.rest = ahead;
             }
             Some('=' | '>' | '7' | '8' | 'c' | 'M') => self.rest = ahead,
             _ => {}

@@ -209,12 +209,10 @@ extern "C" fn child(job: *mut libc::c_void) -> libc::c_int {
         if libc::chdir(job.cwd) != 0 {
             fail(3);
         }
-        let mut target = 0;
-        for source in std::slice::from_raw_parts(job.fds, job.fd_count) {
+        for (target, source) in (0..).zip(std::slice::from_raw_parts(job.fds, job.fd_count)) {
             if libc::dup2(*source, target) < 0 {
                 fail(4);
             }
-            target += 1;
         }
         let mut empty: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut empty);

@@ -31,9 +31,9 @@ fn run(program: &Path, letter: &Letter) -> Result<(), (Option<i32>, String)> {
     let said = tempfile::tempfile().map_err(own)?;
     let status = Command::new(program)
         .args(["-i", "-f"])
-        .arg(letter.from.to_string())
+        .arg(&letter.from)
         .arg("--")
-        .arg(letter.to.to_string())
+        .arg(&letter.to)
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")

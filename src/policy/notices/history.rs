@@ -149,5 +149,5 @@ impl History {
 
 /// Milliseconds as seconds: a whole number where it is one.
 pub(crate) fn seconds(millis: u64) -> Value {
-    if millis % 1000 == 0 { json!(millis / 1000) } else { json!(millis as f64 / 1000.0) }
+    if millis.is_multiple_of(1000) { json!(millis / 1000) } else { json!(millis as f64 / 1000.0) }
 }
