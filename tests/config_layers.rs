@@ -1,5 +1,7 @@
 //! The nearest says: a task over its chain, a chain over its file's defaults.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

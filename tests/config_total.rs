@@ -1,5 +1,7 @@
 //! Any text gives a configuration or problems, never a panic; and our reader agrees with ron.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;

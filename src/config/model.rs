@@ -356,7 +356,7 @@ pub struct Task {
     pub overdue: Option<Duration>,
     /// A fingerprint not seen that long is new again. Default: 7d.
     pub forget_after: Duration,
-    /// Exit codes that are a success. Default: [0].
+    /// Exit codes that are a success. Default: `[0]`.
     pub ok_exit: Vec<u8>,
     /// Who is mailed, instead of `mail.to`; empty: `mail.to`.
     pub to: Vec<String>,

@@ -3,7 +3,7 @@
 //! time, and exactly one of them delivers.
 //!
 //! It reads the password while it still is root, makes the spool folder, becomes the mail account,
-//! gives up what it does not need ([`sandbox`]), and then turns around one poll(2): orders of the
+//! gives up what it does not need (`sandbox`), and then turns around one poll(2): orders of the
 //! master, the delivery that is going, its deadline. A delivery may hang in any place (a name
 //! service has no timeout), so each runs in a child of its own that is killed when its time is
 //! over; new orders are confirmed meanwhile.

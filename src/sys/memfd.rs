@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
-/// Makes a memory file that a child of ours may fill and [`seal`].
+/// Makes a memory file that a child of ours may fill and seal.
 ///
 /// # Errors
 /// When memory or descriptors are short.
