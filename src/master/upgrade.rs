@@ -222,7 +222,8 @@ impl Master {
         let said = String::from_utf8_lossy(&check.said).into_owned();
         let refusal = match reason {
             _ if check.late => Some("the check took more than 30 s".to_owned()),
-            ExitReason::Code(0) => None,
+            // A program that is not this one may end with 0, too: only the sealed plan counts.
+            ExitReason::Code(0) => no_plan(&check.plan),
             ExitReason::Code(_) if !said.trim().is_empty() => Some(first_problem(&said)),
             ExitReason::Code(code) => Some(format!("the new program exited with status {code}")),
             ExitReason::Signal(signal) => {
@@ -444,6 +445,18 @@ impl Master {
         }
         self.tell_start("upgraded");
     }
+}
+
+/// Why the program that ended a check well is not to be executed all the same.
+fn no_plan(plan: &File) -> Option<String> {
+    let read = plan
+        .try_clone()
+        .and_then(|plan| memfd::read_sealed(plan.into(), super::boot::MAX_RECORD))
+        .map_err(|cause| cause.to_string())
+        .and_then(|bytes| {
+            serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|e| e.to_string())
+        });
+    read.err().map(|cause| format!("cannot use the new program: it gave no checked plan: {cause}"))
 }
 
 /// For each new chain the removed ones that run the same: they must have ended before it starts.
