@@ -1,6 +1,8 @@
 //! One message to one recipient, by the way out that the configuration names. Everything here may
 //! block; it runs in a child that is killed when its time is over.
 
+#[cfg(test)]
+mod local_tests;
 mod maildir;
 mod sendmail;
 mod smtp;

@@ -14,12 +14,19 @@
 //! renamed, and then the folder is brought to disk. What is not ours (another name, a symbolic
 //! link, a huge file, another version) is skipped and told, and never blocks the rest.
 
+mod dead;
+mod listing;
+mod names;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::listing::{Entry, list};
+use self::names::is_mail_name;
+pub(super) use self::names::{hash, safe_id};
 use super::digest::More;
 use crate::sys::folder::{Folder, wait_flock};
 use crate::wire::mail::{Envelope, NoticeKind};
@@ -35,8 +42,6 @@ const MOST_BYTES: u64 = 256 << 20;
 const MOST_FILE: u64 = 8 << 20;
 /// Names looked at in the folder, ours or not.
 const MOST_NAMES: usize = 50_000;
-/// Refused mails that are kept, the latest.
-const MOST_DEAD: usize = 1_000;
 /// Temporary files older than this many seconds are remains of a crash.
 const TMP_AGE: u64 = 3_600;
 
@@ -317,33 +322,6 @@ impl Spool {
         self.folder.sync().map_err(|cause| format!("cannot bring the spool to disk: {cause}"))
     }
 
-    /// Moves a mail that was refused for ever to `dead/`.
-    pub(super) fn bury(&mut self, name: &str, size: u64, error: &str) -> Result<(), String> {
-        let dead = self.dead()?;
-        let mut stored = self.read(name)?;
-        stored.refused = Some(error.to_owned());
-        self.put(name, &stored)?;
-        self.folder
-            .rename(name, &dead, name)
-            .and_then(|()| dead.sync())
-            .and_then(|()| self.folder.sync())
-            .map_err(|cause| format!("cannot move {name} to dead/: {cause}"))?;
-        self.mails = self.mails.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(size);
-        forget_oldest(&dead);
-        Ok(())
-    }
-
-    fn dead(&self) -> Result<Folder, String> {
-        self.folder.sub("dead").map_err(|cause| format!("cannot open dead/: {cause}"))
-    }
-
-    /// How many mails lie in `dead/`.
-    pub(super) fn dead_count(&self) -> u64 {
-        let names = self.folder.existing_sub("dead").and_then(|dead| dead.names(MOST_NAMES));
-        names.map_or(0, |names| names.iter().filter(|name| is_mail_name(name)).count() as u64)
-    }
-
     /// Reads the ledger; `None`: there is none that can be read.
     pub(super) fn read_ledger<T: for<'a> Deserialize<'a>>(&self) -> Option<T> {
         read_json(&self.folder, "ledger.json", MOST_FILE).ok()
@@ -373,74 +351,6 @@ impl Spool {
     }
 }
 
-/// One line of `runnerctl mail list`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The envelope's id.
-    pub id: String,
-    /// To whom.
-    pub to: String,
-    /// The subject without prefix.
-    pub subject: String,
-    /// What it tells.
-    pub kind: NoticeKind,
-    /// When the event happened.
-    pub at: WallTime,
-    /// Failed tries of this mail (not of the server).
-    pub tries: u32,
-    /// Milliseconds until it is tried again; 0: as soon as the server and the limit let it.
-    pub next_try: u64,
-    /// The last error, of this mail or of the server.
-    pub error: Option<String>,
-    /// It was refused for ever and lies in `dead/`.
-    pub dead: bool,
-}
-
-/// What waits and what is dead, at most `most` of each; for the mailer's account or root.
-///
-/// # Errors
-/// When the spool cannot be read.
-pub fn list(dir: &Path, most: usize) -> Result<Vec<Entry>, String> {
-    let mut spool = Spool::open(dir)?;
-    let ledger = super::ledger::Ledger::load(&spool, &super::ledger::Clock::now());
-    let look = spool.look()?;
-    let mut entries = Vec::new();
-    for name in look.mails.iter().chain(&look.more).take(most) {
-        let Ok(stored) = spool.read(name) else { continue };
-        let (tries, next_try, error) = ledger.tries_of(name);
-        entries.push(entry(stored, tries, next_try, error, false));
-    }
-    if let Ok(folder) = spool.folder.existing_sub("dead") {
-        let dead = Spool::on(folder);
-        let names = dead.folder.names(MOST_NAMES).unwrap_or_default();
-        for name in names.iter().filter(|name| is_mail_name(name)).take(most) {
-            let Ok(mut stored) = dead.read(name) else { continue };
-            let error = stored.refused.take();
-            entries.push(entry(stored, 0, 0, error, true));
-        }
-    }
-    entries.sort_by(|a, b| (a.dead, a.at, &a.id, &a.to).cmp(&(b.dead, b.at, &b.id, &b.to)));
-    Ok(entries)
-}
-
-fn entry(stored: Stored, tries: u32, next_try: u64, error: Option<String>, dead: bool) -> Entry {
-    let Envelope { id, subject, kind, at, .. } = stored.envelope;
-    Entry { id, to: stored.to, subject, kind, at, tries, next_try, error, dead }
-}
-
-fn forget_oldest(dead: &Folder) {
-    let Ok(names) = dead.names(MOST_NAMES) else { return };
-    if names.len() <= MOST_DEAD {
-        return;
-    }
-    let age = |name: &String| dead.entry(name).map_or(0, |entry| entry.modified);
-    let mut aged: Vec<(i64, &String)> = names.iter().map(|name| (age(name), name)).collect();
-    aged.sort();
-    for (_, name) in aged.iter().take(names.len() - MOST_DEAD) {
-        let _ = dead.remove(name);
-    }
-}
-
 fn read_json<T: for<'a> Deserialize<'a>>(
     folder: &Folder,
     name: &str,
@@ -459,28 +369,4 @@ fn skip(look: &mut Look, name: &str, why: &str) {
     if look.skipped.len() < 5 {
         look.skipped.push(format!("{}: {why}", super::message::one_line(name, 100)));
     }
-}
-
-fn is_mail_name(name: &str) -> bool {
-    name.ends_with(".mail")
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
-        && !name.starts_with('.')
-}
-
-/// An id as a file name and in a header: what does not keep to the alphabet is replaced by a hash.
-pub(super) fn safe_id(id: &str) -> String {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
-    let good = id.bytes().all(fits) && (1..=100).contains(&id.len());
-    if good && !id.starts_with('.') && !id.ends_with('.') && !id.contains("..") {
-        id.to_owned()
-    } else {
-        format!("x{:016x}", hash(id))
-    }
-}
-
-/// FNV-1a, 64 bits: stable over versions and machines.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
