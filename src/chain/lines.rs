@@ -72,8 +72,8 @@ impl Cutter {
 }
 
 fn find_newline(bytes: &[u8]) -> Option<usize> {
-    // Sixteen at a time: the compiler turns the inner test into vector instructions.
-    const STEP: usize = 16;
+    // Many at a time: the compiler turns the inner test into vector instructions.
+    const STEP: usize = 32;
     let mut at = 0;
     for chunk in bytes.chunks_exact(STEP) {
         if chunk.iter().fold(false, |found, byte| found | (*byte == b'\n')) {

@@ -29,7 +29,8 @@ pub fn is_safe(character: char) -> bool {
 
 /// Appends `bytes` in their safe form.
 pub fn push_safe(out: &mut Vec<u8>, bytes: &[u8]) {
-    if bytes.iter().all(|byte| is_plain(*byte)) {
+    // Without an early end: the compiler makes vector instructions of it.
+    if bytes.iter().fold(true, |plain, byte| plain & is_plain(*byte)) {
         out.extend_from_slice(bytes);
         return;
     }
