@@ -17,7 +17,7 @@ from lib.harness import wait_for
 from test_lifecycle import Lifecycle as Base
 
 CALLS = ("openat", "write", "renameat", "fcntl", "clone", "execveat,execve", "pidfd_send_signal")
-LIMIT = None if harness.FULL else 75
+LIMIT = None if harness.FULL else 60
 
 
 class Sweep(Base):
@@ -80,8 +80,8 @@ class Sweep(Base):
         self.goes_on()
         self.stop(last)
         self.never_two()
-        print(f"[sweep {phase}: {points} points, {died} died there, {self.starts()} runs, no overlap]",
-              file=sys.stderr, end=" ")
+        print(f"\n[sweep {phase}: {points} points, {died} died there, {self.starts()} runs, no overlap]",
+              file=sys.stderr)
         self.assertGreater(died, 0)
 
     def test_at_a_start(self):
