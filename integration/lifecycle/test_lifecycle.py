@@ -369,7 +369,7 @@ class Stop(Lifecycle):
 
     def test_a_second_term_hurries_a_deaf_task(self):
         deaf = (f'(name: "a", user: Current, cwd: "/", kill_timeout: "10m", tasks: [(name: "t",'
-                f' sh: "trap : TERM; echo start >> {self.dir}/ledger.a; while :; do sleep 0.1; done")]),')
+                f' sh: "trap : TERM; echo start >> {self.dir}/ledger.a; while :; do sleep 0.1 || :; done")]),')
         master = self.start(self.write_config(deaf, extra=self.mail_to_maildir()))
         wait_for("it runs", self.starts)
         master.terminate()
@@ -380,7 +380,7 @@ class Stop(Lifecycle):
 
     def test_a_deaf_task_is_killed_in_time(self):
         deaf = (f'(name: "a", user: Current, cwd: "/", kill_timeout: "300ms", tasks: [(name: "t",'
-                f' sh: "trap : TERM; echo start >> {self.dir}/ledger.a; while :; do sleep 0.1; done")]),')
+                f' sh: "trap : TERM; echo start >> {self.dir}/ledger.a; while :; do sleep 0.1 || :; done")]),')
         master = self.start(self.write_config(deaf))
         wait_for("it runs", self.starts)
         begun = time.monotonic()
