@@ -210,7 +210,8 @@ impl NoticeDesk {
     /// An upgrade was refused. Told once per cause, and again when it is refused for that cause
     /// 12 h later or after an accepted one; 20 of these in 12 h are the most.
     pub fn upgrade_refused(&mut self, cause: &str, now: Timestamp, wall: WallTime) {
-        let said = message(cause, "unknown cause");
+        let first = cause.lines().find(|line| !line.trim().is_empty()).unwrap_or("");
+        let said = message(first, "unknown cause");
         let cause_id = fnv(0, crate::policy::fingerprint::normalised(&said).as_bytes());
         let thread = self.unique("upgrade", wall);
         let upgrades = &mut self.upgrades;
@@ -239,7 +240,10 @@ impl NoticeDesk {
             "Next",
             "mend the cause, then `runnerctl reload --dry-run` and `runnerctl reload`",
         );
-        out.output("All of it:", cause, 60, 8 * 1024);
+        if cause.trim().lines().count() > 1 {
+            out.output("All of it:", cause, 60, 8 * 1024);
+        }
+        out.blank();
         self.tell_upgrade(NoticeKind::Refused, format!("Upgrade refused: {said}"), out, now, wall);
     }
 

@@ -1,1 +1,769 @@
-//! To come.
+//! The table of notices row by row, the faults of the program that this one replaces, and what
+//! must hold for every history.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::model::{Config, Level};
+use crate::config::{Defaults, parse};
+use crate::wire::mail::{Envelope, NoticeKind};
+use crate::wire::outcome::Outcome;
+use crate::wire::report::RunEnd;
+use crate::wire::time::{Timestamp, WallTime};
+
+const HOUR: i64 = 3600;
+const BOOT: u64 = 1_767_376_800_000;
+
+fn config(chains: &str) -> Config {
+    let text = format!(
+        "(run_root: \"/r\", state_root: \"/s\", mail: (from: \"a@example.org\", \
+         to: [\"ops@example.org\"], transport: Maildir(\"/m\")), chains: [{chains}])"
+    );
+    let who = Defaults {
+        as_root: false,
+        uid: 1000,
+        user: Some("me".to_owned()),
+        run_root: None,
+        state_root: None,
+    };
+    let loaded = parse(Path::new("/etc/runner.ron"), &text, &who);
+    loaded.checked.unwrap_or_else(|| panic!("{:?}", loaded.problems)).config
+}
+
+fn chain(name: &str, task: &str) -> String {
+    format!("(name: \"{name}\", tasks: [(name: \"job\", run: [\"/bin/job\", \"a b\"], {task})]),")
+}
+
+/// A desk with one chain `c` and its task `job`, times in milliseconds.
+struct Desk {
+    desk: NoticeDesk,
+    config: Config,
+    run: u64,
+    mails: Vec<Envelope>,
+    logs: Vec<(Level, String)>,
+}
+
+impl Desk {
+    fn new(config: Config) -> Desk {
+        let mut desk = NoticeDesk::new("web1", &config, Timestamp(0), WallTime(BOOT));
+        desk.take_decisions();
+        Desk { desk, config, run: 0, mails: Vec::new(), logs: Vec::new() }
+    }
+
+    fn plain() -> Desk {
+        Desk::new(config(&chain("c", "")))
+    }
+
+    fn wall(at: i64) -> WallTime {
+        WallTime(BOOT.saturating_add_signed(at))
+    }
+
+    fn collect(&mut self) {
+        for deed in self.desk.take_deeds() {
+            match deed {
+                Deed::Mail(mail) => self.mails.push(mail),
+                Deed::Log { level, text, .. } => self.logs.push((level, text)),
+            }
+        }
+    }
+
+    /// Lets time pass, as the master does.
+    fn pass(&mut self, to: i64) {
+        while let Some(due) = self.desk.next_timeout().filter(|due| due.0 < to) {
+            self.desk.handle_timeout(due, Desk::wall(due.0));
+        }
+        self.collect();
+    }
+
+    fn start(&mut self, at: i64) {
+        self.pass(at);
+        self.run += 1;
+        self.desk.run_started("c", "job", self.run, Timestamp(at));
+    }
+
+    fn end_of(&self, from: i64, to: i64, outcome: &str, message: &str) -> RunEnd {
+        let outcome: Outcome = outcome.parse().unwrap();
+        RunEnd {
+            run: self.run,
+            task: "job".to_owned(),
+            success: outcome == Outcome::Exit(0),
+            outcome,
+            started: Timestamp(from),
+            ended: Timestamp(to),
+            wall: Desk::wall(to),
+            millis: u64::try_from(to - from).unwrap(),
+            count: 1,
+            fingerprint: message.to_owned(),
+            message: message.to_owned(),
+            stderr: format!("working\n{message}\n"),
+            stdout: "hello\n".to_owned(),
+        }
+    }
+
+    fn run(&mut self, from: i64, to: i64, outcome: &str, message: &str) {
+        self.start(from);
+        self.pass(to);
+        let end = self.end_of(from, to, outcome, message);
+        self.desk.run_ended("c", &end, Timestamp(to));
+        self.collect();
+    }
+
+    fn fail(&mut self, second: i64, message: &str) {
+        self.run(second * 1000, second * 1000, "exit 1", message);
+    }
+
+    fn ok(&mut self, second: i64) {
+        self.run(second * 1000, second * 1000, "exit 0", "");
+    }
+
+    fn deploy(&mut self, second: i64) {
+        self.pass(second * 1000);
+        let config = self.config.clone();
+        self.desk.reconfigure(&config, Timestamp(second * 1000), Desk::wall(second * 1000));
+    }
+
+    /// (second, notice) since the last call.
+    fn told(&mut self) -> Vec<(i64, &'static str)> {
+        let decisions = self.desk.take_decisions();
+        decisions.iter().map(|decision| (decision.at.0 / 1000, decision.kind.word())).collect()
+    }
+}
+
+#[test]
+fn the_seed_s_example_mails_at_failures_1_4_7_10_whatever_the_timers_do() {
+    for late in [0, 1, 7, 40] {
+        let task = "fail_cooldown: \"1s\", non_recoverable_downtime: \"3s\"";
+        let mut desk = Desk::new(config(&chain("c", task)));
+        let mut told = Vec::new();
+        let mut at = 0;
+        for failure in 1..=12 {
+            let took = (late * failure) % 23;
+            desk.run(at, at + took, "exit 1", "integer division or modulo by zero");
+            at += took + 1000 + late;
+            told.extend(desk.told().into_iter().map(|(_, notice)| (failure, notice)));
+        }
+        assert_eq!(
+            told,
+            [(1, "FIRST"), (4, "REACHED"), (7, "AGAIN"), (10, "AGAIN")],
+            "late {late}"
+        );
+        let said: Vec<&str> = desk.logs.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(
+            said[0],
+            "Sent email to admins: First exception caught: integer division or modulo by zero"
+        );
+        assert_eq!(said[1], "Sent email to admins: Non recoverable downtime reached");
+        assert!(desk.logs.iter().all(|(level, _)| *level == Level::Debug));
+        let thread = desk.mails[0].thread.clone();
+        assert!(thread.is_some() && desk.mails.iter().all(|mail| mail.thread == thread));
+    }
+}
+
+#[test]
+fn new_is_told_once_and_healed_only_after_a_told_outage() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "one");
+    desk.fail(1200, "two");
+    desk.fail(2400, "one");
+    desk.fail(3600, "two");
+    desk.ok(4800);
+    desk.ok(5000);
+    assert_eq!(desk.told(), [(0, "FIRST"), (1200, "NEW"), (4800, "HEALED")]);
+    // An outage that was not mailed heals in silence: the flap is no 144 mails.
+    desk.fail(5100, "one");
+    desk.ok(6300);
+    assert_eq!(desk.told(), []);
+}
+
+#[test]
+fn a_second_outage_does_not_begin_with_again() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.fail(12 * HOUR, "x");
+    desk.ok(13 * HOUR);
+    desk.fail(14 * HOUR, "x");
+    desk.fail(26 * HOUR - 1, "x");
+    desk.fail(26 * HOUR, "x");
+    desk.fail(38 * HOUR, "x");
+    let told = [(0, "FIRST"), (12, "REACHED"), (13, "HEALED"), (26, "REACHED"), (38, "AGAIN")];
+    assert_eq!(desk.told(), told.map(|(hour, notice)| (hour * HOUR, notice)));
+}
+
+#[test]
+fn a_new_generation_forgets_what_was_told_and_not_the_outage() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.deploy(60);
+    desk.fail(1200, "x");
+    desk.fail(12 * HOUR, "x");
+    desk.deploy(13 * HOUR);
+    // FIRST goes before AGAIN, and tells it.
+    desk.fail(24 * HOUR, "x");
+    desk.fail(25 * HOUR, "x");
+    let told = [(0, "FIRST"), (1200, "FIRST"), (12 * HOUR, "REACHED"), (24 * HOUR, "FIRST")];
+    assert_eq!(desk.told(), told);
+    assert!(
+        desk.mails[3].body.contains("Non recoverable downtime reached"),
+        "{}",
+        desk.mails[3].body
+    );
+    let threads: Vec<_> = desk.mails.iter().map(|mail| mail.thread.clone()).collect();
+    assert!(threads.iter().all(|thread| *thread == threads[0]));
+}
+
+#[test]
+fn reached_goes_before_new_and_tells_it() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.fail(12 * HOUR, "y");
+    desk.fail(13 * HOUR, "y");
+    assert_eq!(desk.told(), [(0, "FIRST"), (12 * HOUR, "REACHED")]);
+}
+
+#[test]
+fn a_reminder_waits_for_the_end_of_a_run_at_most_a_minute_from_its_start() {
+    let (limit, second) = (12 * HOUR * 1000, 1000);
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.run(limit - 30 * second, limit + 20 * second, "exit 1", "x");
+    assert_eq!(desk.told(), [(0, "FIRST"), (12 * HOUR + 20, "REACHED")]);
+
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.run(limit - 30 * second, limit + 90 * second, "exit 1", "new one");
+    // The run was told; what it failed with is told of the next.
+    desk.fail(13 * HOUR, "new one");
+    assert_eq!(desk.told(), [(0, "FIRST"), (12 * HOUR + 30, "REACHED"), (13 * HOUR, "NEW")]);
+
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.run(limit - 300 * second, limit + 90 * second, "exit 0", "");
+    assert_eq!(desk.told(), [(0, "FIRST"), (12 * HOUR, "REACHED"), (12 * HOUR + 90, "HEALED")]);
+
+    // A run that hangs in an outage is told for as long as it lasts.
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.start(HOUR * 1000);
+    desk.pass(40 * HOUR * 1000);
+    let told = [(0, "FIRST"), (12 * HOUR, "REACHED"), (24 * HOUR, "AGAIN"), (36 * HOUR, "AGAIN")];
+    assert_eq!(desk.told(), told);
+}
+
+#[test]
+fn an_overdue_run_is_told_and_healed() {
+    let hours = HOUR * 1000;
+    let mut desk = Desk::plain();
+    desk.run(0, 13 * hours, "exit 0", "");
+    desk.run(14 * hours, 26 * hours, "exit 0", "");
+    assert_eq!(desk.told(), [(12 * HOUR, "OVERDUE"), (13 * HOUR, "HEALED")]);
+    assert_eq!(desk.mails[0].subject, "[job] Run still going after 12h");
+    assert_eq!(desk.mails[0].thread, desk.mails[1].thread);
+
+    let mut desk = Desk::plain();
+    desk.start(0);
+    desk.pass(37 * hours);
+    assert_eq!(desk.told(), [12, 24, 36].map(|hour| (hour * HOUR, "OVERDUE")));
+
+    // One that fails is one outage from its start on, in one thread.
+    let mut desk = Desk::plain();
+    desk.run(0, 13 * hours, "exit 1", "x");
+    desk.ok(14 * HOUR);
+    assert_eq!(desk.told(), [(12 * HOUR, "OVERDUE"), (13 * HOUR, "FIRST"), (14 * HOUR, "HEALED")]);
+    assert!(desk.mails.iter().all(|mail| mail.thread == desk.mails[0].thread));
+    assert!(desk.desk.next_timeout().is_none());
+}
+
+#[test]
+fn runs_that_are_always_a_little_overdue_are_no_flood() {
+    let mut desk = Desk::new(config(&chain("c", "overdue: \"1m\"")));
+    for run in 0..500 {
+        let at = run * 400_000;
+        desk.run(at, at + 120_000, "exit 0", "");
+    }
+    let told = desk.told();
+    assert!(told.len() <= 2 * (500 * 400 / (12 * 3600) + 1), "{told:?}");
+}
+
+#[test]
+fn a_flapping_task_is_told_as_unstable_twice_a_day() {
+    let mut desk = Desk::plain();
+    for flap in 0..144 {
+        desk.fail(flap * 1500, "x");
+        desk.ok(flap * 1500 + 1200);
+    }
+    let told = desk.told();
+    assert_eq!(told[..2], [(0, "FIRST"), (1200, "HEALED")]);
+    assert_eq!(told.len(), 6, "{told:?}");
+    assert!(told[2..].iter().all(|(_, notice)| *notice == "UNSTABLE"));
+    assert_eq!(told[2].0, 29 * 1500 + 1200);
+    assert_eq!(desk.mails[2].subject, "[job] Unstable: 29 of 58 runs failed");
+}
+
+#[test]
+fn unstable_needs_five_unmailed_outages() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.ok(1);
+    for flap in 1..=4 {
+        desk.fail(flap * 12 * HOUR, "x");
+        desk.ok(flap * 12 * HOUR + 60);
+    }
+    assert_eq!(desk.told().len(), 2);
+    desk.fail(60 * HOUR, "x");
+    desk.ok(60 * HOUR + 60);
+    assert_eq!(desk.told(), [(60 * HOUR + 60, "UNSTABLE")]);
+}
+
+#[test]
+fn an_interrupted_run_is_neither_success_nor_failure() {
+    let mut desk = Desk::plain();
+    desk.run(0, 5000, "interrupted", "");
+    desk.fail(60, "x");
+    desk.run(70_000, 75_000, "interrupted", "");
+    desk.fail(12 * HOUR + 60, "x");
+    assert_eq!(desk.told(), [(60, "FIRST"), (12 * HOUR + 60, "REACHED")]);
+    let status = desk.desk.task_status("c", "job").unwrap();
+    assert_eq!((status.ok, status.failed, status.notices), (0, 2, 2));
+}
+
+#[test]
+fn first_and_new_are_bounded_over_generations_and_the_rest_is_told() {
+    let mut desk = Desk::plain();
+    for deploy in 0..50 {
+        desk.fail(deploy * 60, &format!("words {deploy} of it"));
+        desk.deploy(deploy * 60 + 30);
+    }
+    let told = desk.told();
+    assert_eq!(told.len(), 20, "{told:?}");
+    desk.fail(12 * HOUR, "more");
+    let decision = desk.desk.take_decisions().remove(0);
+    // The oldest of the twenty has left the window in this very moment.
+    assert_eq!((decision.kind, decision.withheld), (NoticeKind::First, 30));
+    assert!(desk.mails[20].body.contains("30 about new failures"), "{}", desk.mails[20].body);
+}
+
+#[test]
+fn a_fingerprint_is_new_again_after_forget_after() {
+    let mut desk =
+        Desk::new(config(&chain("c", "forget_after: \"1d\", non_recoverable_downtime: \"365d\"")));
+    desk.fail(0, "x");
+    desk.fail(20 * HOUR, "x");
+    desk.fail(44 * HOUR - 1, "x");
+    desk.fail(68 * HOUR - 1, "x");
+    assert_eq!(desk.told(), [(0, "FIRST"), (68 * HOUR - 1, "NEW")]);
+}
+
+#[test]
+fn silence_keeps_quiet_and_not_blind() {
+    let hour = |hour: i64| Timestamp(hour * HOUR * 1000);
+    let silence = |desk: &mut Desk, from: i64, to: i64| {
+        desk.pass(from * HOUR * 1000);
+        desk.desk.silence("c", Some(hour(to)), "moving", hour(from), Desk::wall(hour(from).0));
+    };
+    // An outage that is open at the end is told then.
+    let mut desk = Desk::plain();
+    silence(&mut desk, 0, 2);
+    desk.fail(HOUR, "x");
+    desk.fail(HOUR + 1200, "x");
+    desk.pass(3 * HOUR * 1000);
+    desk.ok(4 * HOUR);
+    assert_eq!(desk.told(), [(2 * HOUR, "FIRST"), (4 * HOUR, "HEALED")]);
+    assert_eq!(desk.desk.silenced_until("c"), None);
+    // One that healed in it is not; a told one that healed in it is closed.
+    let mut desk = Desk::plain();
+    silence(&mut desk, 0, 2);
+    desk.fail(HOUR, "x");
+    desk.ok(HOUR + 1);
+    desk.fail(3 * HOUR, "x");
+    silence(&mut desk, 4, 6);
+    desk.ok(5 * HOUR);
+    desk.pass(7 * HOUR * 1000);
+    assert_eq!(desk.told(), [(3 * HOUR, "FIRST"), (6 * HOUR, "HEALED")]);
+    // A limit that passes in it is told at its end, as reached, not again.
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    silence(&mut desk, 1, 30);
+    for n in 2..30 {
+        desk.fail(n * HOUR, "x");
+    }
+    desk.pass(31 * HOUR * 1000);
+    assert_eq!(desk.told(), [(0, "FIRST"), (30 * HOUR, "REACHED")]);
+    assert!(desk.desk.task_status("c", "job").unwrap().withheld > 0);
+    // An end before its time is an end.
+    let mut desk = Desk::plain();
+    silence(&mut desk, 0, 9);
+    desk.fail(HOUR, "x");
+    desk.desk.silence("c", None, "", hour(2), Desk::wall(hour(2).0));
+    assert_eq!(desk.told(), [(2 * HOUR, "FIRST")]);
+}
+
+#[test]
+fn a_chain_whose_process_dies_is_told_and_heals_when_a_run_completes() {
+    let mut desk = Desk::plain();
+    for n in 0..5 {
+        desk.desk.chain_failed(
+            "c",
+            "killed by signal 9",
+            Timestamp(n * 60_000),
+            Desk::wall(n * 60_000),
+        );
+    }
+    assert!(desk.desk.chain_is_failing("c"));
+    desk.fail(600, "x");
+    assert!(desk.desk.chain_is_failing("c"));
+    let subjects: Vec<_> = desk.mails.iter().map(|mail| mail.subject.as_str()).collect();
+    let expected = [
+        "[chain c] First exception caught: killed by signal 9",
+        "[chain c] Process healed",
+        "[job] First exception caught: x",
+    ];
+    assert_eq!(subjects, expected);
+}
+
+#[test]
+fn a_pause_is_told_each_limit_until_it_ends() {
+    let mut desk = Desk::plain();
+    desk.desk.pause("c", "moving", Timestamp(0), Desk::wall(0));
+    desk.pass(25 * HOUR * 1000);
+    assert_eq!(desk.told(), [(12 * HOUR, "PAUSED"), (24 * HOUR, "PAUSED")]);
+    assert_eq!(desk.mails[0].subject, "[chain c] Paused since 2026-01-02 18:00:00 UTC");
+    desk.desk.resume("c", Timestamp(26 * HOUR * 1000), Desk::wall(0));
+    assert_eq!(desk.desk.next_timeout(), None);
+}
+
+#[test]
+fn refused_upgrades_are_told_per_cause_and_the_next_accepted_one() {
+    let mut desk = Desk::plain();
+    let mut refuse = |hour: i64, cause: &str| {
+        let at = hour * HOUR * 1000;
+        desk.desk.upgrade_refused(cause, Timestamp(at), Desk::wall(at));
+    };
+    refuse(0, "line 3: no such field");
+    refuse(1, "line 4: no such field");
+    refuse(2, "cannot find the binary");
+    refuse(11, "line 3: no such field");
+    refuse(12, "line 3: no such field");
+    desk.desk.upgrade_accepted(Timestamp(13 * HOUR * 1000), Desk::wall(0));
+    desk.desk.upgrade_accepted(Timestamp(14 * HOUR * 1000), Desk::wall(0));
+    desk.collect();
+    let told = [(0, "REFUSED"), (2, "REFUSED"), (12, "REFUSED"), (13, "ACCEPTED")];
+    assert_eq!(desk.told(), told.map(|(hour, notice)| (hour * HOUR, notice)));
+    assert_eq!(desk.mails[0].subject, "[runner] Upgrade refused: line 3: no such field");
+    assert_eq!(desk.mails[3].subject, "[runner] Upgrade accepted");
+}
+
+#[test]
+fn without_mail_a_notice_is_a_warning() {
+    let mut config = config(&chain("c", ""));
+    config.mail = None;
+    let mut desk = Desk::new(config);
+    desk.fail(0, "x");
+    assert_eq!(desk.logs, [(Level::Warning, "First exception caught: x".to_owned())]);
+    assert!(desk.mails.is_empty());
+}
+
+#[test]
+fn nothing_waits_for_a_time_while_nothing_goes_on() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    assert_eq!(desk.desk.next_timeout(), None, "an outage in cooldown wakes nobody");
+    desk.start(1200 * 1000);
+    assert!(desk.desk.next_timeout().is_some());
+    desk.desk.handle_timeout(Timestamp(1200 * 1000), Desk::wall(0));
+    desk.desk.chain_down("c");
+    assert_eq!(desk.desk.next_timeout(), None);
+    assert_eq!(desk.told(), [(0, "FIRST")]);
+}
+
+#[test]
+fn everything_survives_a_restart_and_a_reboot() {
+    for same_boot in [true, false] {
+        let mut desk = Desk::plain();
+        desk.fail(0, "x");
+        desk.fail(12 * HOUR, "x");
+        let (now, wall) = (Timestamp(13 * HOUR * 1000), Desk::wall(13 * HOUR * 1000));
+        let text = serde_json::to_string(&desk.desk.save(now, wall)).unwrap();
+        let saved = serde_json::from_str(&text).unwrap();
+        // Down for an hour; the clock of another boot begins anew.
+        let back = if same_boot { Timestamp(14 * HOUR * 1000) } else { Timestamp(5000) };
+        let zero = back.0 - 14 * HOUR * 1000;
+        let wall = Desk::wall(14 * HOUR * 1000);
+        let mut other = NoticeDesk::restore(saved, "web1", &desk.config, back, wall, same_boot);
+        let mut told = Vec::new();
+        other.take_decisions();
+        for hour in [14, 23, 26] {
+            let at = zero + hour * HOUR * 1000;
+            let mut end = desk.end_of(at, at, "exit 1", "x");
+            end.wall = Desk::wall(hour * HOUR * 1000);
+            other.run_ended("c", &end, Timestamp(at));
+            told.extend(other.take_decisions().iter().map(|decision| (hour, decision.kind.word())));
+        }
+        assert_eq!(told, [(14, "FIRST"), (26, "AGAIN")], "same boot: {same_boot}");
+        let threads: Vec<_> = other
+            .take_deeds()
+            .into_iter()
+            .filter_map(|deed| match deed {
+                Deed::Mail(mail) => Some(mail.thread),
+                Deed::Log { .. } => None,
+            })
+            .collect();
+        assert!(threads.iter().all(|thread| *thread == desk.mails[0].thread));
+        assert_eq!(other.task_status("c", "job").unwrap().failed, 5);
+    }
+}
+
+#[test]
+fn a_damaged_part_of_what_was_saved_costs_only_itself() {
+    let config = config(&(chain("c", "") + &chain("d", "")));
+    let mut desk = Desk::new(config.clone());
+    desk.fail(0, "x");
+    desk.desk.pause("d", "why", Timestamp(0), Desk::wall(0));
+    let saved = desk.desk.save(Timestamp(1000), Desk::wall(1000));
+    let mut value = serde_json::to_value(saved).unwrap();
+    value["from the future"] = 1.into();
+    value["upgrades"] = "what?".into();
+    value["chains"]["d"]["tasks"] = 7.into();
+    value["chains"]["d"]["whole"] = serde_json::json!({"outage": []});
+    let saved = serde_json::from_value(value).unwrap();
+    let desk = NoticeDesk::restore(saved, "h", &config, Timestamp(2000), Desk::wall(2000), true);
+    assert!(desk.chain_is_failing("c"));
+    assert_eq!(desk.paused("d").map(|(_, why)| why), Some("why"));
+    for text in ["{}", "{\"chains\": 3}", "{\"chains\": {\"c\": []}}", "{\"at\": \"x\"}"] {
+        let saved = serde_json::from_str(text).unwrap();
+        let desk = NoticeDesk::restore(saved, "h", &config, Timestamp(0), Desk::wall(0), false);
+        assert!(!desk.chain_is_failing("c"));
+    }
+}
+
+#[test]
+fn coalesced_runs_count_and_bring_one_notice() {
+    let mut desk = Desk::plain();
+    let mut end = desk.end_of(0, 60_000, "exit 1", "x");
+    end.count = 40;
+    desk.desk.run_ended("c", &end, Timestamp(61_000));
+    assert_eq!(desk.told(), [(60, "FIRST")]);
+    // A success told late, from before the last failure, ends nothing.
+    let end = desk.end_of(30_000, 31_000, "exit 0", "");
+    desk.desk.run_ended("c", &end, Timestamp(62_000));
+    assert!(desk.desk.chain_is_failing("c"));
+    assert_eq!(desk.desk.task_status("c", "job").unwrap().failed, 40);
+}
+
+#[test]
+fn a_chain_and_a_task_that_keep_their_names_keep_their_state() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    let more = "(name: \"c\", tasks: [(name: \"other\", run: [\"/bin/o\"]), (name: \"job\", run: [\"/bin/j\"])]),";
+    desk.config = config(&(chain("b", "") + more));
+    desk.deploy(60);
+    assert!(desk.desk.chain_is_failing("c"));
+    desk.ok(1200);
+    assert_eq!(desk.told(), [(0, "FIRST"), (1200, "HEALED")]);
+    let history = desk.desk.history("c");
+    assert_eq!(history.len(), 3);
+    assert_eq!(history[1]["upgrade"], true);
+    desk.config = config(&chain("b", ""));
+    desk.deploy(1300);
+    assert!(desk.desk.task_status("c", "job").is_none());
+}
+
+#[test]
+fn hostile_words_are_safe_in_subject_and_body() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "a\r\nBcc: x@y\0 \u{1b}[31mred\u{1b}[0m \u{202e}evil \u{85}\n.\n");
+    let mail = &desk.mails[0];
+    assert_eq!(mail.subject, "[job] First exception caught: a Bcc: x@y red evil .");
+    let safe = |text: &str| text.chars().all(|c| c == '\n' || crate::policy::safe::is_shown(c));
+    assert!(safe(&mail.subject) && safe(&mail.body), "{:?}", mail.body);
+    assert!(!mail.subject.contains('\n'));
+}
+
+#[test]
+fn each_kind_of_mail_reads_well() {
+    let task =
+        "name: \"sync\", sh: \"python manage.py sync && touch stamp\", fail_cooldown: \"30m\"";
+    let mut desk = Desk::plain();
+    desk.config = config(&format!(
+        "(name: \"c\", on_failure: FirstTask, tasks: [(name: \"job\", run: [\"/bin/job\", \"a b\"]), ({task})]),"
+    ));
+    desk.deploy(0);
+    desk.run(5_000, 7_300, "exit 1", "could not connect to server: Connection refused");
+    desk.run(1_200_000, 1_201_000, "signal 9", "relation \"shop_order\" does not exist");
+    for n in 1..=40 {
+        desk.run(
+            n * 1_200_000 + 5_000,
+            n * 1_200_000 + 7_000,
+            "exit 1",
+            "could not connect to server: Connection refused",
+        );
+    }
+    desk.run(90_000_000, 90_001_000, "exit 0", "");
+    for n in 0..40 {
+        desk.fail(100_000 + n * 3600, "could not connect to server: Connection refused");
+        desk.ok(100_000 + n * 3600 + 1200);
+    }
+    desk.start(400_000_000);
+    desk.pass(444_000_000);
+    desk.desk.pause("c", "database moves", Timestamp(444_000_000), Desk::wall(444_000_000));
+    desk.pass(490_000_000);
+    let wall = Desk::wall(500_000_000);
+    desk.desk.upgrade_refused(
+        "conf/prod.ron:3:5: no such field `usr`\n 3 | usr: 1",
+        Timestamp(500_000_000),
+        wall,
+    );
+    desk.desk.upgrade_accepted(Timestamp(500_000_000), wall);
+    desk.desk.test_mail(Timestamp(500_000_000), wall);
+    desk.collect();
+    let mut kinds: BTreeMap<&str, &Envelope> = BTreeMap::new();
+    for mail in &desk.mails {
+        kinds.entry(mail.kind.word()).or_insert(mail);
+        assert!(mail.body.len() <= MAX_BODY);
+        assert!(mail.body.lines().all(|line| line.chars().count() <= 78), "{}", mail.body);
+    }
+    let all: Vec<String> = (kinds.values())
+        .map(|mail| format!("Subject: {}\n\n{}", mail.subject, mail.body))
+        .collect();
+    insta::assert_snapshot!(all.join("\n================\n\n"));
+    let mut ids: Vec<&str> = desk.mails.iter().map(|mail| mail.id.as_str()).collect();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    assert!(ids.iter().all(|id| id.len() <= 100 && id.chars().all(allowed)));
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), desk.mails.len());
+}
+
+#[test]
+fn explain_says_what_would_be_told_next() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    let now = Timestamp(60_000);
+    desk.desk.silence("c", Some(Timestamp(7_200_000)), "moving", now, Desk::wall(60_000));
+    desk.fail(1200, "y");
+    insta::assert_snapshot!(desk.desk.explain("c", now, Desk::wall(60_000)).join("\n"));
+    assert!(desk.desk.explain("nobody", now, Desk::wall(0)).is_empty());
+}
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Run { after: i64, seconds: i64, outcome: usize, message: usize },
+    Deploy,
+    Restart,
+    Died,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let run =
+        (0_i64..40_000, prop_oneof![4 => 0_i64..100, 1 => 0_i64..200_000], 0_usize..4, 0_usize..30)
+            .prop_map(|(after, seconds, outcome, message)| Step::Run {
+                after,
+                seconds,
+                outcome,
+                message,
+            });
+    prop_oneof![20 => run, 2 => Just(Step::Deploy), 1 => Just(Step::Restart), 1 => Just(Step::Died)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_must_hold_for_every_history(steps in proptest::collection::vec(step(), 0..150)) {
+        let mut desk = Desk::plain();
+        let mut second = 0;
+        let mut down: Option<i64> = None;
+        let mut heard = None;
+        let mut told_open = false;
+        let mut all: Vec<(i64, NoticeKind)> = Vec::new();
+        for step in &steps {
+            match step {
+                Step::Deploy => desk.deploy(second),
+                Step::Died => {
+                    desk.desk.chain_failed("c", "killed", Timestamp(second * 1000), Desk::wall(second * 1000));
+                }
+                Step::Restart => {
+                    let now = Timestamp(second * 1000);
+                    let wall = Desk::wall(second * 1000);
+                    let text = serde_json::to_string(&desk.desk.save(now, wall)).unwrap();
+                    prop_assert!(text.len() < 60_000, "the state is not bounded: {}", text.len());
+                    let saved = serde_json::from_str(&text).unwrap();
+                    desk.collect();
+                    all.extend(desk.desk.take_decisions().into_iter().filter(|d| d.task.is_some()).map(|d| (d.at.0 / 1000, d.kind)));
+                    desk.desk = NoticeDesk::restore(saved, "web1", &desk.config, now, wall, true);
+                    desk.desk.take_decisions();
+                }
+                Step::Run { after, seconds, outcome, message } => {
+                    let from = second + after;
+                    second = from + seconds;
+                    let outcome = ["exit 1", "exit 0", "signal 9", "interrupted"][*outcome];
+                    desk.run(from * 1000, second * 1000, outcome, &format!("m{message}"));
+                    let decided = desk.desk.take_decisions();
+                    let of_task: Vec<_> = decided.iter().filter(|d| d.task.is_some()).collect();
+                    let at_end: Vec<_> = of_task.iter().filter(|d| {
+                        !matches!(d.kind, NoticeKind::Overdue | NoticeKind::Reached | NoticeKind::Again)
+                            || d.at.0 == second * 1000
+                    }).collect();
+                    prop_assert!(at_end.len() <= 1, "more than one notice of a run: {decided:?}");
+                    for decision in &of_task {
+                        match decision.kind {
+                            NoticeKind::Healed => {
+                                prop_assert!(told_open, "HEALED of nothing that was told");
+                                told_open = false;
+                            }
+                            NoticeKind::Unstable => {}
+                            _ => told_open = true,
+                        }
+                        heard = Some(decision.at.0 / 1000);
+                        all.push((decision.at.0 / 1000, decision.kind));
+                    }
+                    match outcome {
+                        "exit 0" => down = None,
+                        "interrupted" => {}
+                        _ => {
+                            let start = *down.get_or_insert(from);
+                            let since = heard.filter(|heard| *heard > start).unwrap_or(start);
+                            prop_assert!(second - since < 12 * HOUR, "an outage of a limit was not told");
+                        }
+                    }
+                }
+            }
+        }
+        for (place, (at, _)) in all.iter().enumerate() {
+            let window = || all[place..].iter().take_while(|(later, _)| later - at < 12 * HOUR);
+            let of = |wanted: &[NoticeKind]| window().filter(|(_, kind)| wanted.contains(kind)).count();
+            prop_assert!(of(&[NoticeKind::First, NoticeKind::New]) <= 20);
+            prop_assert!(of(&[NoticeKind::Overdue]) <= 1);
+            prop_assert!(of(&[NoticeKind::Unstable]) <= 1);
+            prop_assert!(window().count() <= 64);
+        }
+        prop_assert!(desk.desk.history("c").len() <= 100);
+        prop_assert!(desk.desk.recent_notices().len() <= 200);
+    }
+
+    #[test]
+    fn a_timeout_that_is_not_due_does_nothing(steps in proptest::collection::vec(step(), 0..30), at in 0_i64..1_000_000) {
+        let mut desk = Desk::plain();
+        for step in &steps {
+            if let Step::Run { after, message, .. } = step {
+                desk.fail(after + 1, &format!("m{message}"));
+            }
+        }
+        desk.start(50_000_000);
+        desk.told();
+        let due = desk.desk.next_timeout();
+        let now = Timestamp(50_000_000 + at);
+        if due.is_none_or(|due| due > now) {
+            desk.desk.handle_timeout(now, Desk::wall(now.0));
+            prop_assert_eq!(desk.told(), vec![]);
+            prop_assert_eq!(desk.desk.next_timeout(), due);
+        }
+        let far = due.map_or(now, |due| due + Duration::from_secs(1));
+        desk.desk.handle_timeout(far, Desk::wall(far.0));
+        prop_assert!(desk.desk.next_timeout().is_none_or(|next| next > far), "a timeout must lie ahead");
+    }
+}

@@ -101,11 +101,11 @@ pub(crate) fn body(scene: &Scene<'_>) -> String {
     opening(scene, &mut out);
     out.blank();
     if let Some(outage) = scene.outage {
-        let healed = scene.verdict.kind == NoticeKind::Healed;
+        let over = scene.verdict.closed.is_some();
         if outage.failures > 0 {
-            out.fact("Down since", &when(outage.start_wall));
+            out.fact(if over { "Was down from" } else { "Down since" }, &when(outage.start_wall));
             if scene.down_for() >= Duration::from_secs(1) {
-                out.fact(if healed { "Was down for" } else { "Down for" }, &span(scene.down_for()));
+                out.fact(if over { "Was down for" } else { "Down for" }, &span(scene.down_for()));
             }
             out.fact("Failures", &format!("{} in a row", outage.failures));
         }
@@ -188,7 +188,7 @@ fn opening(scene: &Scene<'_>, out: &mut Body) {
         }
         NoticeKind::Overdue => {
             let age = scene.going_since.map_or(Duration::ZERO, |start| scene.at.since(start));
-            out.line(&format!("A run of {what} is still going after {}.", span(age)));
+            out.line(&format!("{what}: a run is still going after {}.", span(age)));
             out.line("It is not ended for that: only `timeout` ends a run.");
         }
         other => out.line(other.word()),
@@ -305,7 +305,7 @@ impl Body {
 
     /// A labelled fact.
     pub(crate) fn fact(&mut self, label: &str, text: &str) {
-        self.hanging(&format!("{label:<13}"), text);
+        self.hanging(&format!("{label:<14}"), text);
     }
 
     /// A paragraph behind a label; its further lines are indented by the label's width.
