@@ -298,6 +298,19 @@ class Upgrade(Lifecycle):
         self.stop(master)
         self.never_two()
 
+    def test_a_hup_during_a_check_brings_what_changed_after_it(self):
+        """The file changes while an upgrade is being checked: the next HUP is not lost."""
+        config = self.write_config(self.one(seconds=0.1))
+        master = self.start(config)
+        for wanted in range(2, 12):
+            master.send_signal(signal.SIGHUP)
+            time.sleep(0.004 * (wanted % 8))  # the check is met at different moments
+            self.write_config(self.one(seconds=0.1) + self.one(name=f"n{wanted}", seconds=0.1))
+            master.send_signal(signal.SIGHUP)
+            wait_for(f"chain n{wanted}", lambda: self.chain(f"n{wanted}"), 10)
+        self.assertEqual(self.stop(master), 0)
+        self.never_two()
+
     def test_a_storm_of_hups(self):
         master = self.start(self.write_config(self.one()))
         self.goes_on()

@@ -78,6 +78,9 @@ pub(super) struct Handover {
     /// Only these chains are replaced; empty: all.
     #[serde(default)]
     pub(super) only: Vec<String>,
+    /// One more upgrade was asked for while this one was checked.
+    #[serde(default)]
+    pub(super) again: bool,
     /// The commands and drains of the chains until now, to compare with the new ones.
     #[serde(default)]
     pub(super) chains: Vec<crate::config::model::Chain>,

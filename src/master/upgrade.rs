@@ -309,6 +309,7 @@ impl Master {
             soft_descriptors: self.context.descriptors,
             cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.path().to_path_buf()),
             only: wish.chains.clone(),
+            again: self.upgrade.next.is_some(),
             chains: self.plan.config.chains.clone(),
             last_upgrade: self.upgrade.last.clone(),
             pauses: self.pauses.clone(),
@@ -418,6 +419,10 @@ impl Master {
         }
         master.replace_logger(handover.logger);
         master.reconcile(&handover.chains, &handover.only);
+        if handover.again {
+            // What changed on disk after the check is for this one.
+            let _ = master.begin_upgrade(&Wish::default());
+        }
         Ok(master)
     }
 
