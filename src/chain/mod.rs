@@ -24,7 +24,7 @@ use crate::policy::task_loop::{Step, TaskLoop, resume_at};
 use crate::sys::account::Account;
 use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, leave};
-use crate::sys::signals::Signals;
+use crate::sys::signals::{SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, Signals};
 use crate::sys::spawn::Image;
 use crate::sys::{clock, poll};
 use crate::wire::report::{Order, Report};
@@ -71,11 +71,6 @@ enum Wish {
     /// End the current run and leave.
     StopNow,
 }
-
-const SIGHUP: i32 = 1;
-const SIGQUIT: i32 = 3;
-const SIGUSR1: i32 = 10;
-const SIGTERM: i32 = 15;
 
 /// A chain process at work.
 struct Runner<'a> {

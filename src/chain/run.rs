@@ -9,6 +9,7 @@ use crate::config::model::{Leftovers, Task};
 use crate::policy::fingerprint;
 use crate::sys::clock;
 use crate::sys::fork::Pid;
+use crate::sys::signals::{SIGCONT, SIGKILL};
 use crate::sys::spawn::{self, Failure, Step};
 use crate::sys::tree::signal_descendants;
 use crate::sys::wait::{Change, Reaped, reap, signal_child};
@@ -21,8 +22,6 @@ const KILL_ROUND: Duration = Duration::from_millis(50);
 
 /// After that long of SIGKILL in vain the master is asked to help with its own rights.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-
-const SIGKILL: i32 = 9;
 
 /// Why and since when a run is being ended.
 struct Ending {
@@ -266,8 +265,6 @@ impl Runner<'_> {
         self.reports.send(Report::Ended(end));
     }
 }
-
-const SIGCONT: i32 = 18;
 
 /// The last bytes as text; what is no UTF-8 becomes U+FFFD.
 fn last_text(bytes: &[u8]) -> String {

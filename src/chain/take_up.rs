@@ -18,7 +18,7 @@ use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::{keep_only, new_session};
 use crate::sys::pidfd::PidFd;
 use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
-use crate::sys::signals::Signals;
+use crate::sys::signals::{SIGKILL, SIGTERM, Signals};
 use crate::sys::spawn::{Image, reserve_low_descriptors};
 use crate::sys::{clock, fs, locks, poll, proc, stdio};
 
@@ -38,9 +38,6 @@ const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A look at something that is waited for.
 const LOOK: Duration = Duration::from_millis(20);
-
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
 
 /// Lets go of everything that is the master's, in one place: session and terminal, name,
 /// descriptors, standard streams.

@@ -18,12 +18,11 @@ use crate::sys::fs::open_to_read;
 use crate::sys::poll::wait_readable;
 use crate::sys::privileges::{die_with_parent, drop_to};
 use crate::sys::probe::{Wish, may};
+use crate::sys::signals::SIGKILL;
 use crate::sys::wait::{signal_child, wait_for};
 
 /// How long one account's look may take: a folder that its user mounted may answer never.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-const SIGKILL: i32 = 9;
 
 /// The largest env_file, in bytes.
 const MAX_ENV_FILE: u64 = 1 << 20;

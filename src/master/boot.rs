@@ -23,7 +23,7 @@ use crate::config::model::Config;
 use crate::policy::environment::instance_of;
 use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
-use crate::sys::signals::Signals;
+use crate::sys::signals::{SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals};
 use crate::sys::{clock, exec, memfd, poll, privileges, proc, signals, spawn, stdio, wait};
 
 /// The largest plan or handover, in bytes.
@@ -257,11 +257,6 @@ fn checked_plan(config: &Path, signals: &Signals) -> Plan {
         Err(cause) => oserr(format!("cannot read the checked plan: {cause}")),
     }
 }
-
-const SIGINT: i32 = 2;
-const SIGQUIT: i32 = 3;
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
 
 /// In the child: problems go to standard error as `--check` shows them.
 fn check_at_start(config: &Path, into: &mut File) -> i32 {

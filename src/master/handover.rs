@@ -90,9 +90,6 @@ pub(super) struct Handover {
     /// Pauses that end by themselves.
     #[serde(default)]
     pub(super) pauses: BTreeMap<String, Timestamp>,
-    /// When the upgrade began.
-    #[serde(default)]
-    pub(super) at: Timestamp,
 }
 
 /// A mailer that goes on over the upgrade: its confirmations are still heard.

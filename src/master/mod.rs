@@ -9,7 +9,7 @@
 //! | `spawn`, `reap`, `strays` | children: fork, wait, what they leave behind |
 //! | `inbox` | reports of the chains |
 //! | `post` | mailers, and mails until a spool has confirmed them |
-//! | `upgrade`, `handover` | become what is on disk, keep everything |
+//! | `upgrade`, `handover`, `resume` | check what is on disk, become it, go on with everything kept |
 //! | `control`, `connection`, `authorise`, `verbs`, `status` | runnerctl's other end |
 //! | `state` | what survives a restart and a reboot |
 //! | `systemd` | sd_notify(3) |
@@ -24,6 +24,7 @@ mod inbox;
 mod log;
 mod post;
 mod reap;
+mod resume;
 mod spawn;
 mod state;
 mod status;

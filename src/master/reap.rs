@@ -5,10 +5,8 @@ use super::{Child, Master, now};
 use crate::config::model::Level;
 use crate::policy::supervisor::ExitReason;
 use crate::sys::fs;
+use crate::sys::signals::{SIGCONT, SIGKILL};
 use crate::sys::wait::{Change, Reaped, reap, signal_child};
-
-const SIGKILL: i32 = 9;
-const SIGCONT: i32 = 18;
 
 impl Master {
     /// Everything that ended, however many: signals coalesce (signal(7)).

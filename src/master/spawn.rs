@@ -8,12 +8,10 @@ use crate::config::model::Level;
 use crate::logger;
 use crate::sys::fork::{Pid, fork_child};
 use crate::sys::poll::Interest;
+use crate::sys::signals::{SIGKILL, SIGTERM, SIGUSR1};
 use crate::sys::wait::signal_child;
 use crate::sys::{privileges, socket};
 use crate::wire::time::Timestamp;
-
-const SIGTERM: i32 = 15;
-const SIGUSR1: i32 = 10;
 
 impl Master {
     /// Forks a chain's process; a failure is an event with backoff.
@@ -154,7 +152,7 @@ impl Master {
             }
             let left = deadline.saturating_sub(crate::sys::clock::monotonic());
             if left.is_zero() {
-                let _ = signal_child(pid, 9);
+                let _ = signal_child(pid, SIGKILL);
                 return;
             }
             let _ = crate::sys::poll::wait_readable(&[signals.as_fd()], Some(left));

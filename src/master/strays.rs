@@ -14,13 +14,10 @@ use super::{Child, Master, now};
 use crate::config::model::Leftovers;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::{Pid, fork_child, leave, new_session};
+use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM};
 use crate::sys::tree::signal_descendants_of;
 use crate::sys::wait::{Change, Reaped, children, reap, signal_child};
 use crate::sys::{clock, poll};
-
-const SIGKILL: i32 = 9;
-const SIGCONT: i32 = 18;
-const SIGTERM: i32 = 15;
 
 /// How long the last strays have before they are killed, and before they are given up (a process
 /// in the kernel's hands, state D of proc(5), cannot be ended by anybody).

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ground::Ground;
 use crate::config::model::Config;
 use crate::sys::pidfd::PidFd;
+use crate::sys::signals::{SIGKILL, SIGQUIT, SIGTERM};
 use crate::sys::{clock, fs, locks};
 
 /// exit(3) beside a running master.
@@ -21,9 +22,6 @@ pub(super) const EXIT_RUNNING: i32 = 69;
 const MARGIN: Duration = Duration::from_secs(5);
 
 const LOOK: Duration = Duration::from_millis(50);
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
-const SIGQUIT: i32 = 3;
 
 /// What the lock file says of its holder: written by the holder, read by a successor. Only the
 /// master's account can write it; the lock, not this text, decides.

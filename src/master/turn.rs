@@ -5,15 +5,9 @@ use crate::config::model::{Level, Transport};
 use crate::policy::notices::Deed;
 use crate::policy::supervisor::Action;
 use crate::sys::fork::leave;
-use crate::sys::{proc, signals};
+use crate::sys::proc;
+use crate::sys::signals::{self, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use crate::wire::time::Timestamp;
-
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGQUIT: i32 = 3;
-const SIGUSR1: i32 = 10;
-const SIGTERM: i32 = 15;
-const SIGCHLD: i32 = 17;
 
 impl Master {
     /// Works until it is told to end; then everything that it started is gone, and it leaves.

@@ -5,27 +5,21 @@
 //! with a deadline, and gives the checked plan back in sealed memory. Only then is the same
 //! descriptor executed here. Whatever is wrong changes nothing, is logged, mailed and shown.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
-use super::boot::{CHECK_TIME, StartContext};
+use super::boot::CHECK_TIME;
 use super::control::ConnId;
-use super::ground::Ground;
 use super::handover::{Handover, VERSION};
-use super::{CHECK_OUTPUT, Child, Link, Master, Phase, now, wall};
-use crate::checker::Plan;
-use crate::config::model::{Chain, Drain};
-use crate::logger::Lanes;
-use crate::policy::notices::NoticeDesk;
+use super::verbs::refused;
+use super::{CHECK_OUTPUT, Child, Master, Phase, now, wall};
 use crate::policy::supervisor::ExitReason;
-use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
 use crate::sys::poll::Interest;
-use crate::sys::signals::Signals;
+use crate::sys::signals::SIGKILL;
 use crate::sys::wait::signal_child;
 use crate::sys::{clock, exec, locks, memfd, pipe, stdio};
 use crate::wire::control::{Answer, Wait};
@@ -34,11 +28,6 @@ use crate::wire::time::{Timestamp, WallTime};
 
 /// The largest output of a check that is kept, in bytes.
 const MAX_OUTPUT: usize = 16 * 1024;
-
-/// runnerctl's exit status for a refused upgrade.
-const EXIT_REFUSED: u8 = 1;
-
-const SIGKILL: i32 = 9;
 
 /// How the last upgrade went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,7 +302,6 @@ impl Master {
             chains: self.plan.config.chains.clone(),
             last_upgrade: self.upgrade.last.clone(),
             pauses: self.pauses.clone(),
-            at: now(),
         }
     }
 
@@ -358,98 +346,6 @@ impl Master {
         let path = self.context.program.display();
         format!("cannot execute the program {path}: {}", crate::sys::error_text(&cause))
     }
-
-    /// The image after an upgrade: takes the children over, then makes the chains those of the
-    /// new plan.
-    ///
-    /// # Errors
-    /// When what the old image left is not open, or the system is short of descriptors.
-    pub(super) fn take_over(
-        context: StartContext,
-        plan: Plan,
-        ground: Ground,
-        signals: Signals,
-        handover: Handover,
-    ) -> Result<Master, String> {
-        let adopt =
-            |fd: i32| exec::adopt(fd).map_err(|e| format!("cannot go on: descriptor {fd}: {e}"));
-        let lock = File::from(adopt(handover.lock)?);
-        let [a, b, c, d] = handover.lanes;
-        let lanes = Lanes::from_ends([adopt(a)?, adopt(b)?, adopt(c)?, adopt(d)?]);
-        let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
-        master.since = handover.since;
-        master.upgrade.last = handover.last_upgrade;
-        master.cgroups = handover.cgroups.map(CgroupRoot::at);
-        master.supervisor = handover.supervisor.restored();
-        master.desk = NoticeDesk::restore(
-            handover.desk,
-            &master.host,
-            &master.plan.config,
-            now(),
-            wall(),
-            true,
-        );
-        master.pauses = handover.pauses;
-        master.strays.kept = handover.kept;
-        master.strays.waiting = handover
-            .strays
-            .into_iter()
-            .map(|(chain, strays)| (chain, strays.into_iter().collect()))
-            .collect();
-        for pid in handover.others {
-            master.children.insert(pid, Child::Other);
-        }
-        for (name, fd) in handover.links {
-            let socket = adopt(fd)?;
-            let token = master.next_token;
-            master.next_token += 1;
-            if let Err(cause) = master.epoll.add(&socket, token, Interest::Read) {
-                return Err(format!("cannot watch chain {name}: {cause}"));
-            }
-            master.tokens.insert(token, name.clone());
-            if let Some(pid) = master.supervisor.slot(&name).and_then(|slot| slot.state.pid()) {
-                master.children.insert(pid, Child::Chain(name.clone()));
-            }
-            master.links.insert(name, Link { socket, token, last_task: None, bad: 0 });
-        }
-        master.adopt_mails(handover.mails);
-        for mailer in handover.mailers {
-            let socket = adopt(mailer.socket)?;
-            master.adopt_mailer(mailer.pid, socket, mailer.ids)?;
-        }
-        master.replace_logger(handover.logger);
-        master.reconcile(&handover.chains, &handover.only);
-        if handover.again {
-            // What changed on disk after the check is for this one.
-            let _ = master.begin_upgrade(&Wish::default());
-        }
-        Ok(master)
-    }
-
-    fn reconcile(&mut self, old: &[Chain], only: &[String]) {
-        let at = now();
-        self.generation = self.supervisor.begin_generation();
-        let generation = self.generation;
-        let chains = std::mem::take(&mut self.plan.config.chains);
-        let drains: BTreeMap<String, Drain> =
-            old.iter().map(|chain| (chain.name.clone(), chain.upgrade_drain)).collect();
-        let after = shared_commands(old, &chains);
-        self.supervisor.reconcile(&chains, &after, &drains, only, generation, at);
-        self.plan.config.chains = chains;
-        let config = self.plan.config.clone();
-        self.desk.reconfigure(&config, at, wall());
-        self.desk.upgrade_accepted(at, wall());
-        self.upgrade.last = Some(LastUpgrade { at: wall(), cause: None });
-        self.saver.important(at);
-        let holder = super::takeover::Holder::of(
-            &self.plan.config,
-            self.cgroups.as_ref().map(CgroupRoot::path),
-        );
-        if let Err(cause) = holder.write(&self.lock) {
-            self.log.warn(&format!("cannot describe myself in master.lock: {cause}"));
-        }
-        self.tell_start("upgraded");
-    }
 }
 
 /// Why the program that ended a check well is not to be executed all the same.
@@ -462,22 +358,6 @@ fn no_plan(plan: &File) -> Option<String> {
             serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|e| e.to_string())
         });
     read.err().map(|cause| format!("cannot use the new program: it gave no checked plan: {cause}"))
-}
-
-/// For each new chain the removed ones that run the same: they must have ended before it starts.
-fn shared_commands(old: &[Chain], new: &[Chain]) -> BTreeMap<String, Vec<String>> {
-    let has = |chains: &[Chain], name: &str| chains.iter().any(|chain| chain.name == name);
-    let removed: Vec<&Chain> = old.iter().filter(|chain| !has(new, &chain.name)).collect();
-    let shares = |one: &Chain, other: &Chain| {
-        one.tasks.iter().any(|task| other.tasks.iter().any(|t| t.command == task.command))
-    };
-    new.iter()
-        .filter(|chain| !has(old, &chain.name))
-        .map(|chain| {
-            let before = removed.iter().filter(|gone| shares(chain, gone));
-            (chain.name.clone(), before.map(|gone| gone.name.clone()).collect())
-        })
-        .collect()
 }
 
 /// What stands for a whole output: the first line that names a problem, and where that is.
@@ -494,10 +374,6 @@ fn first_problem(said: &str) -> String {
         None => problem.to_owned(),
     };
     cause.chars().take(300).collect()
-}
-
-fn refused(error: &str) -> Answer {
-    Answer::Refused { error: error.to_owned(), exit: EXIT_REFUSED }
 }
 
 #[cfg(test)]

@@ -332,7 +332,7 @@ fn talk(mut stream: UnixStream, answer: &Answer) -> std::io::Result<()> {
     stream.write_all(&line)
 }
 
-fn refused(error: &str) -> Answer {
+pub(super) fn refused(error: &str) -> Answer {
     Answer::Refused { error: error.to_owned(), exit: EXIT_REFUSED }
 }
 

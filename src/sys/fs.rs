@@ -41,26 +41,6 @@ pub fn open_or_create(folder: &File, name: &str, mode: u32) -> io::Result<File> 
     regular(File::from(fd))
 }
 
-/// Opens a file to append to it, made with `mode` if it is missing. The last part of the path is
-/// never followed; the file must be regular.
-///
-/// # Errors
-/// When it is something else, or cannot be opened.
-pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
-    let flags = OFlags::WRONLY
-        | OFlags::APPEND
-        | OFlags::CREATE
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::NOCTTY
-        | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
-    let file = regular(File::from(fd))?;
-    let blocking = rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK;
-    rustix::fs::fcntl_setfl(&file, blocking)?;
-    Ok(file)
-}
-
 fn regular(file: File) -> io::Result<File> {
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

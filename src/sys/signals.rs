@@ -12,6 +12,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+/// Numbers of signal(7) that this program sends or waits for.
+pub use libc::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
+
 /// One signal that was sent to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {

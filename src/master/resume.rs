@@ -1,0 +1,129 @@
+//! The image after an upgrade: takes over children, queues and memory of the image before it, then
+//! makes the chains those of the new plan.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use super::boot::StartContext;
+use super::ground::Ground;
+use super::handover::Handover;
+use super::upgrade::{LastUpgrade, Wish};
+use super::{Child, Link, Master, now, wall};
+use crate::checker::Plan;
+use crate::config::model::{Chain, Drain};
+use crate::logger::Lanes;
+use crate::policy::notices::NoticeDesk;
+use crate::sys::cgroup::CgroupRoot;
+use crate::sys::exec;
+use crate::sys::poll::Interest;
+use crate::sys::signals::Signals;
+
+impl Master {
+    /// The image after an upgrade: takes the children over, then makes the chains those of the
+    /// new plan.
+    ///
+    /// # Errors
+    /// When what the old image left is not open, or the system is short of descriptors.
+    pub(super) fn take_over(
+        context: StartContext,
+        plan: Plan,
+        ground: Ground,
+        signals: Signals,
+        handover: Handover,
+    ) -> Result<Master, String> {
+        let adopt =
+            |fd: i32| exec::adopt(fd).map_err(|e| format!("cannot go on: descriptor {fd}: {e}"));
+        let lock = File::from(adopt(handover.lock)?);
+        let [a, b, c, d] = handover.lanes;
+        let lanes = Lanes::from_ends([adopt(a)?, adopt(b)?, adopt(c)?, adopt(d)?]);
+        let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
+        master.since = handover.since;
+        master.upgrade.last = handover.last_upgrade;
+        master.cgroups = handover.cgroups.map(CgroupRoot::at);
+        master.supervisor = handover.supervisor.restored();
+        master.desk = NoticeDesk::restore(
+            handover.desk,
+            &master.host,
+            &master.plan.config,
+            now(),
+            wall(),
+            true,
+        );
+        master.pauses = handover.pauses;
+        master.strays.kept = handover.kept;
+        master.strays.waiting = handover
+            .strays
+            .into_iter()
+            .map(|(chain, strays)| (chain, strays.into_iter().collect()))
+            .collect();
+        for pid in handover.others {
+            master.children.insert(pid, Child::Other);
+        }
+        for (name, fd) in handover.links {
+            let socket = adopt(fd)?;
+            let token = master.next_token;
+            master.next_token += 1;
+            if let Err(cause) = master.epoll.add(&socket, token, Interest::Read) {
+                return Err(format!("cannot watch chain {name}: {cause}"));
+            }
+            master.tokens.insert(token, name.clone());
+            if let Some(pid) = master.supervisor.slot(&name).and_then(|slot| slot.state.pid()) {
+                master.children.insert(pid, Child::Chain(name.clone()));
+            }
+            master.links.insert(name, Link { socket, token, last_task: None, bad: 0 });
+        }
+        master.adopt_mails(handover.mails);
+        for mailer in handover.mailers {
+            let socket = adopt(mailer.socket)?;
+            master.adopt_mailer(mailer.pid, socket, mailer.ids)?;
+        }
+        master.replace_logger(handover.logger);
+        master.reconcile(&handover.chains, &handover.only);
+        if handover.again {
+            // What changed on disk after the check is for this one.
+            let _ = master.begin_upgrade(&Wish::default());
+        }
+        Ok(master)
+    }
+
+    fn reconcile(&mut self, old: &[Chain], only: &[String]) {
+        let at = now();
+        self.generation = self.supervisor.begin_generation();
+        let generation = self.generation;
+        let chains = std::mem::take(&mut self.plan.config.chains);
+        let drains: BTreeMap<String, Drain> =
+            old.iter().map(|chain| (chain.name.clone(), chain.upgrade_drain)).collect();
+        let after = shared_commands(old, &chains);
+        self.supervisor.reconcile(&chains, &after, &drains, only, generation, at);
+        self.plan.config.chains = chains;
+        let config = self.plan.config.clone();
+        self.desk.reconfigure(&config, at, wall());
+        self.desk.upgrade_accepted(at, wall());
+        self.upgrade.last = Some(LastUpgrade { at: wall(), cause: None });
+        self.saver.important(at);
+        let holder = super::takeover::Holder::of(
+            &self.plan.config,
+            self.cgroups.as_ref().map(CgroupRoot::path),
+        );
+        if let Err(cause) = holder.write(&self.lock) {
+            self.log.warn(&format!("cannot describe myself in master.lock: {cause}"));
+        }
+        self.tell_start("upgraded");
+    }
+}
+
+/// For each new chain the removed ones that run the same: they must have ended before it starts.
+fn shared_commands(old: &[Chain], new: &[Chain]) -> BTreeMap<String, Vec<String>> {
+    let has = |chains: &[Chain], name: &str| chains.iter().any(|chain| chain.name == name);
+    let removed: Vec<&Chain> = old.iter().filter(|chain| !has(new, &chain.name)).collect();
+    let shares = |one: &Chain, other: &Chain| {
+        one.tasks.iter().any(|task| other.tasks.iter().any(|t| t.command == task.command))
+    };
+    new.iter()
+        .filter(|chain| !has(old, &chain.name))
+        .map(|chain| {
+            let before = removed.iter().filter(|gone| shares(chain, gone));
+            (chain.name.clone(), before.map(|gone| gone.name.clone()).collect())
+        })
+        .collect()
+}
