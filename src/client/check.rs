@@ -1,7 +1,7 @@
 //! `runnerctl check`: a status as one line and an exit status for a monitoring system, as the
 //! Monitoring Plugins Development Guidelines want them. Pure.
 
-use super::status::failing;
+use super::status::{failing, mails_wait};
 use super::talk::Failure;
 use super::text::word;
 use crate::wire::control::Status;
@@ -44,7 +44,7 @@ pub fn check(status: &Result<Status, Failure>) -> (String, u8) {
     }
     let master = &status.master;
     if let Some(error) = &master.mail_error {
-        warning.push(format!("{} mails wait: {}", master.mail_waiting, safe_line(error)));
+        warning.push(format!("{}: {}", mails_wait(master.mail_waiting), safe_line(error)));
     }
     if master.last_upgrade.as_ref().is_some_and(|last| last.outcome != "accepted") {
         warning.push("last upgrade refused".to_owned());

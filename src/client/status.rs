@@ -116,7 +116,7 @@ pub fn remarks(master: &MasterStatus, now: SystemTime) -> Vec<String> {
         ));
     }
     if let Some(error) = &master.mail_error {
-        remarks.push(format!("{} mails wait: {}", master.mail_waiting, safe_line(error)));
+        remarks.push(format!("{}: {}", mails_wait(master.mail_waiting), safe_line(error)));
     }
     if master.log_dropped > 0 {
         remarks.push(format!("{} log records were dropped", master.log_dropped));
@@ -128,6 +128,11 @@ pub fn remarks(master: &MasterStatus, now: SystemTime) -> Vec<String> {
         );
     }
     remarks
+}
+
+/// How many mails wait, as the beginning of a sentence.
+pub fn mails_wait(count: u64) -> String {
+    if count == 1 { "1 mail waits".to_owned() } else { format!("{count} mails wait") }
 }
 
 #[cfg(test)]

@@ -86,13 +86,16 @@ impl Master {
     }
 
     fn write_state(&self) -> Result<(), String> {
+        // The desk knows what is paused; a slot of a master that ends wants nothing any more.
         let pauses = self
-            .supervisor
-            .slots()
-            .filter(|(_, slot)| slot.wanted == crate::policy::supervisor::Wanted::Paused)
-            .map(|(chain, _)| {
-                let until = self.pauses.get(chain).map(|until| self.wall_of(*until));
-                (chain.to_owned(), until)
+            .plan
+            .config
+            .chains
+            .iter()
+            .filter(|chain| self.desk.paused(&chain.name).is_some())
+            .map(|chain| {
+                let until = self.pauses.get(&chain.name).map(|until| self.wall_of(*until));
+                (chain.name.clone(), until)
             })
             .collect();
         let state = State {
