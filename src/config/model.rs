@@ -366,7 +366,7 @@ pub struct Task {
 }
 
 /// What a task runs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Command {
     /// An argv, no shell.
     Run(Vec<String>),

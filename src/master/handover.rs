@@ -81,9 +81,6 @@ pub(super) struct Handover {
     /// One more upgrade was asked for while this one was checked.
     #[serde(default)]
     pub(super) again: bool,
-    /// The commands and drains of the chains until now, to compare with the new ones.
-    #[serde(default)]
-    pub(super) chains: Vec<crate::config::model::Chain>,
     /// How the last upgrade went, and what refusals were told.
     #[serde(default)]
     pub(super) last_upgrade: Option<LastUpgrade>,

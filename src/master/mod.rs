@@ -197,8 +197,7 @@ impl Master {
         master.generation = master.supervisor.begin_generation();
         let generation = master.generation;
         let chains = std::mem::take(&mut master.plan.config.chains);
-        let none = BTreeMap::new();
-        master.supervisor.reconcile(&chains, &none, &BTreeMap::new(), &[], generation, now());
+        master.supervisor.reconcile(&chains, &[], generation, now());
         master.plan.config.chains = chains;
         master.apply_pauses();
         master.sweep_old_groups();
@@ -276,11 +275,6 @@ impl Master {
     /// A chain's configuration; `None` once it has left the file.
     fn chain(&self, name: &str) -> Option<&Chain> {
         self.index.get(name).and_then(|index| self.plan.config.chains.get(*index))
-    }
-
-    fn kill_timeout(&self, chain: &str) -> std::time::Duration {
-        let default = std::time::Duration::from_secs(10);
-        self.chain(chain).map_or(default, |chain| chain.kill_timeout)
     }
 
     fn tell_start(&mut self, how: &str) {

@@ -65,8 +65,7 @@ impl Master {
         // The number may be another process's in a second.
         let _ = fs::truncate(&self.ground.run_root, &format!("{chain}.pid"));
         self.log.say(Level::Debug, Some(chain), None, &format!("process {pid} ended: {reason:?}"));
-        let kill_timeout = self.kill_timeout(chain);
-        self.supervisor.exited(chain, reason, kill_timeout, now());
+        self.supervisor.exited(chain, reason, now());
     }
 
     /// A stopped child is as good as dead: its user must not be able to halt a chain unnoticed.

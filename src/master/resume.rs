@@ -1,7 +1,6 @@
 //! The image after an upgrade: takes over children, queues and memory of the image before it, then
 //! makes the chains those of the new plan.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 
 use super::boot::StartContext;
@@ -10,7 +9,6 @@ use super::handover::Handover;
 use super::upgrade::{LastUpgrade, Wish};
 use super::{Child, Link, Master, now, wall};
 use crate::checker::Plan;
-use crate::config::model::{Chain, Drain};
 use crate::logger::Lanes;
 use crate::policy::notices::NoticeDesk;
 use crate::sys::cgroup::CgroupRoot;
@@ -78,7 +76,7 @@ impl Master {
             master.adopt_mailer(mailer.pid, socket, mailer.ids)?;
         }
         master.replace_logger(handover.logger);
-        master.reconcile(&handover.chains, &handover.only);
+        master.reconcile(&handover.only);
         if handover.again {
             // What changed on disk after the check is for this one.
             let _ = master.begin_upgrade(&Wish::default());
@@ -86,15 +84,12 @@ impl Master {
         Ok(master)
     }
 
-    fn reconcile(&mut self, old: &[Chain], only: &[String]) {
+    fn reconcile(&mut self, only: &[String]) {
         let at = now();
         self.generation = self.supervisor.begin_generation();
         let generation = self.generation;
         let chains = std::mem::take(&mut self.plan.config.chains);
-        let drains: BTreeMap<String, Drain> =
-            old.iter().map(|chain| (chain.name.clone(), chain.upgrade_drain)).collect();
-        let after = shared_commands(old, &chains);
-        self.supervisor.reconcile(&chains, &after, &drains, only, generation, at);
+        self.supervisor.reconcile(&chains, only, generation, at);
         self.plan.config.chains = chains;
         let config = self.plan.config.clone();
         self.desk.reconfigure(&config, at, wall());
@@ -110,20 +105,4 @@ impl Master {
         }
         self.tell_start("upgraded");
     }
-}
-
-/// For each new chain the removed ones that run the same: they must have ended before it starts.
-fn shared_commands(old: &[Chain], new: &[Chain]) -> BTreeMap<String, Vec<String>> {
-    let has = |chains: &[Chain], name: &str| chains.iter().any(|chain| chain.name == name);
-    let removed: Vec<&Chain> = old.iter().filter(|chain| !has(new, &chain.name)).collect();
-    let shares = |one: &Chain, other: &Chain| {
-        one.tasks.iter().any(|task| other.tasks.iter().any(|t| t.command == task.command))
-    };
-    new.iter()
-        .filter(|chain| !has(old, &chain.name))
-        .map(|chain| {
-            let before = removed.iter().filter(|gone| shares(chain, gone));
-            (chain.name.clone(), before.map(|gone| gone.name.clone()).collect())
-        })
-        .collect()
 }

@@ -31,7 +31,7 @@ impl Master {
         self.epoll.add(&ours, token, Interest::Read)?;
         let slot = self.supervisor.slot(name);
         let resume = slot.and_then(|slot| slot.resume.clone());
-        let first = !slot.is_some_and(|slot| slot.had_process);
+        let first = !slot.is_some_and(|slot| slot.was_ready);
         let chain = &self.plan.config.chains[index];
         let account = self.plan.accounts.get(name).and_then(|found| found.as_ref().ok());
         let setup = Setup {

@@ -59,7 +59,8 @@ impl Master {
     /// A chain was reaped: what it left is asked to end, and waited for.
     pub(super) fn end_strays(&mut self, chain: &str) {
         let unknown = self.unknown_children();
-        let keeps = self.chain(chain).is_some_and(|chain| chain.leftovers == Leftovers::Keep);
+        let Some(slot) = self.supervisor.slot(chain) else { return };
+        let (signal, keeps) = (slot.terms.stop_signal, slot.terms.leftovers == Leftovers::Keep);
         if keeps && self.phase == super::Phase::Running {
             for pid in unknown {
                 self.strays.kept.insert(pid, chain.to_owned());
@@ -67,7 +68,6 @@ impl Master {
             self.supervisor.cleared(chain, now());
             return;
         }
-        let signal = self.chain(chain).map_or(SIGTERM, |chain| chain.stop_signal);
         for pid in &unknown {
             signal_descendants_of(*pid, signal);
             let _ = signal_child(*pid, SIGCONT);

@@ -124,17 +124,9 @@ impl Master {
         }
         self.phase = phase;
         let now = now();
-        let plan = &self.plan;
-        let index = &self.index;
-        let of = |name: &str| {
-            let chain = index.get(name).and_then(|index| plan.config.chains.get(*index));
-            let kill = chain.map_or(std::time::Duration::from_secs(10), |chain| chain.kill_timeout);
-            let drain = chain.map_or(std::time::Duration::ZERO, |chain| chain.drain_timeout);
-            ((phase == Phase::Draining).then_some(drain), kill)
-        };
         match phase {
             Phase::Killing => self.supervisor.kill_all(now),
-            _ => self.supervisor.shut_down(&of, now),
+            _ => self.supervisor.shut_down(phase == Phase::Stopping, now),
         }
         self.end_kept_strays(phase == Phase::Killing);
     }
@@ -203,15 +195,7 @@ impl Master {
 
     fn handle_timeouts(&mut self, now: Timestamp) {
         if self.supervisor.next_timeout().is_some_and(|at| at <= now) {
-            let plan = &self.plan;
-            let index = &self.index;
-            let kill_timeout = |name: &str| {
-                index
-                    .get(name)
-                    .and_then(|index| plan.config.chains.get(*index))
-                    .map_or(std::time::Duration::from_secs(10), |chain| chain.kill_timeout)
-            };
-            self.supervisor.handle_timeout(&kill_timeout, now);
+            self.supervisor.handle_timeout(now);
         }
         if self.desk.next_timeout().is_some_and(|at| at <= now) {
             self.desk.handle_timeout(now, wall());

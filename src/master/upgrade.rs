@@ -299,7 +299,6 @@ impl Master {
             cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.path().to_path_buf()),
             only: wish.chains.clone(),
             again: self.upgrade.next.is_some(),
-            chains: self.plan.config.chains.clone(),
             last_upgrade: self.upgrade.last.clone(),
             pauses: self.pauses.clone(),
         }

@@ -117,19 +117,17 @@ impl Master {
             }
             Request::Stop { now: at_once, .. } => {
                 for chain in chains {
-                    let kill = at_once.then(|| self.kill_timeout(chain));
                     self.pauses.remove(chain);
                     self.desk.resume(chain, at, wall());
-                    self.supervisor.stop_chain(chain, kill, at);
+                    self.supervisor.stop_chain(chain, *at_once, at);
                 }
                 done(each(chains, if *at_once { "stopping now" } else { "stops after its run" }))
             }
             Request::Restart { now: at_once, .. } => {
                 for chain in chains {
-                    let kill = at_once.then(|| self.kill_timeout(chain));
                     self.pauses.remove(chain);
                     self.desk.resume(chain, at, wall());
-                    self.supervisor.restart_chain(chain, kill, at);
+                    self.supervisor.restart_chain(chain, *at_once, at);
                 }
                 let how = if *at_once { "restarting now" } else { "restarts after its run" };
                 done(each(chains, how))

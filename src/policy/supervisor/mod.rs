@@ -2,6 +2,7 @@
 //! no descriptor and reads no clock; events come in with the time, [`Action`]s go out, and the
 //! master does them. State × event is one `match` each.
 
+mod reconcile;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -11,14 +12,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use slot::{Doing, Resume, Slot, SlotState, Wanted};
+pub use slot::{Doing, Resume, Slot, SlotState, Terms, Wanted};
 
-use crate::config::model::{Chain, Drain};
+use crate::config::model::Drain;
 use crate::policy::task_loop::after_task;
 use crate::wire::time::Timestamp;
 
 /// After a chain's own patience with its run (kill_timeout) that long, and it is killed itself.
 pub const MARGIN: Duration = Duration::from_secs(3);
+
+/// How long a process may take from its fork until it is ready, beyond three times the kill_timeout
+/// and ten seconds that each of its lock, its group and its marks may be waited for.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two rounds of killing what a dead chain left.
 const KILL_ROUND: Duration = Duration::from_millis(200);
@@ -88,6 +94,9 @@ pub struct Supervisor {
     actions: Vec<Action>,
     /// The highest generation given so far.
     last_generation: u64,
+    /// Nothing has any time left: what comes up from now on is killed at once.
+    #[serde(skip)]
+    hurried: bool,
 }
 
 const SIGHUP: i32 = 1;
@@ -142,64 +151,6 @@ impl Supervisor {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Makes the chains those of `chains`, by mark and sweep: the ones that are gone drain and are
-    /// forgotten, new ones start, each other one drains and is replaced in `generation`.
-    /// `after` names for a new chain the removed ones whose commands it shares; with `only`, of
-    /// the chains that stay just those are replaced.
-    pub fn reconcile(
-        &mut self,
-        chains: &[Chain],
-        after: &BTreeMap<String, Vec<String>>,
-        drains: &BTreeMap<String, Drain>,
-        only: &[String],
-        generation: u64,
-        now: Timestamp,
-    ) {
-        let names: BTreeSet<&str> = chains.iter().map(|chain| chain.name.as_str()).collect();
-        let known: Vec<String> = self.slots.keys().cloned().collect();
-        for name in known {
-            let drain = drains.get(&name).copied().unwrap_or(Drain::Forever);
-            if names.contains(name.as_str()) {
-                if let Some(slot) = self.slots.get_mut(&name)
-                    && slot.wanted == Wanted::Gone
-                {
-                    slot.wanted = Wanted::Running;
-                }
-                if only.is_empty() || only.contains(&name) {
-                    self.replace(&name, generation, SIGHUP, drain, now);
-                }
-            } else {
-                self.set_wanted(&name, Wanted::Gone);
-                self.drain(&name, SIGQUIT, drain, now);
-            }
-        }
-        for chain in chains {
-            if self.slots.contains_key(&chain.name) {
-                continue;
-            }
-            let after: Vec<String> = after.get(&chain.name).cloned().unwrap_or_default();
-            let after: Vec<String> =
-                after.into_iter().filter(|name| self.slots.contains_key(name)).collect();
-            let slot = Slot {
-                state: SlotState::Down,
-                since: now,
-                wanted: Wanted::Running,
-                generation,
-                doing: Doing::Unknown,
-                resume: None,
-                backoff: crate::policy::backoff::Backoff::default(),
-                next_generation: generation,
-                had_process: false,
-                said_leaving: None,
-                last_words: None,
-                last_failure: None,
-                after,
-            };
-            self.slots.insert(chain.name.clone(), slot);
-            self.start_if_wanted(&chain.name, Duration::ZERO, now);
-        }
-    }
-
     /// The chain is replaced at its run boundary by one of a new generation.
     pub fn replace(
         &mut self,
@@ -245,16 +196,19 @@ impl Supervisor {
         };
         let Some(slot) = self.slots.get(chain) else { return };
         match slot.state {
-            SlotState::Starting { pid } | SlotState::Up { pid } => {
+            SlotState::Up { pid } => {
                 self.actions.push(Action::Signal { chain: chain.to_owned(), pid, signal });
                 self.set_state(chain, SlotState::Draining { pid, deadline }, now);
             }
+            // It has no run to finish: it is waited for no longer than before.
+            SlotState::Starting { pid, deadline: known } => {
+                self.actions.push(Action::Signal { chain: chain.to_owned(), pid, signal });
+                let deadline = sooner(known, deadline);
+                self.set_state(chain, SlotState::Draining { pid, deadline }, now);
+            }
             SlotState::Draining { pid, deadline: known } => {
-                let sooner = match (known, deadline) {
-                    (Some(known), Some(new)) => Some(known.min(new)),
-                    (known, new) => known.or(new),
-                };
-                self.set_state(chain, SlotState::Draining { pid, deadline: sooner }, now);
+                let deadline = sooner(known, deadline);
+                self.set_state(chain, SlotState::Draining { pid, deadline }, now);
             }
             SlotState::Backoff { .. } if slot.wanted != Wanted::Running => {
                 self.rest(chain, now);
@@ -268,15 +222,15 @@ impl Supervisor {
     }
 
     /// Tells a chain to end its run and leave.
-    fn stop(&mut self, chain: &str, kill_timeout: Duration, now: Timestamp) {
+    fn stop(&mut self, chain: &str, now: Timestamp) {
         let Some(slot) = self.slots.get(chain) else { return };
         match slot.state {
-            SlotState::Starting { pid }
+            SlotState::Starting { pid, .. }
             | SlotState::Up { pid }
             | SlotState::Draining { pid, .. } => {
                 let signal = SIGTERM;
                 self.actions.push(Action::Signal { chain: chain.to_owned(), pid, signal });
-                let kill_at = now + kill_timeout + MARGIN;
+                let kill_at = now + slot.terms.kill_timeout + MARGIN;
                 self.set_state(chain, SlotState::Stopping { pid, kill_at }, now);
             }
             SlotState::Backoff { .. } if slot.wanted != Wanted::Running => self.rest(chain, now),
@@ -288,12 +242,13 @@ impl Supervisor {
         }
     }
 
-    /// `stop CHAIN`: after the run, or at once with `now_not_later`.
-    pub fn stop_chain(&mut self, chain: &str, kill_timeout: Option<Duration>, now: Timestamp) {
+    /// `stop CHAIN`: after the run, or `at_once`.
+    pub fn stop_chain(&mut self, chain: &str, at_once: bool, now: Timestamp) {
         self.set_wanted(chain, Wanted::Stopped);
-        match kill_timeout {
-            Some(kill_timeout) => self.stop(chain, kill_timeout, now),
-            None => self.drain(chain, SIGQUIT, Drain::Forever, now),
+        if at_once {
+            self.stop(chain, now);
+        } else {
+            self.drain(chain, SIGQUIT, Drain::Forever, now);
         }
     }
 
@@ -319,8 +274,8 @@ impl Supervisor {
         }
     }
 
-    /// `restart CHAIN`: a new generation of this chain alone.
-    pub fn restart_chain(&mut self, chain: &str, kill_timeout: Option<Duration>, now: Timestamp) {
+    /// `restart CHAIN`: a new generation of this chain alone, after its run or `at_once`.
+    pub fn restart_chain(&mut self, chain: &str, at_once: bool, now: Timestamp) {
         let generation = self.begin_generation();
         let Some(slot) = self.slots.get_mut(chain) else { return };
         if slot.wanted == Wanted::Gone {
@@ -334,39 +289,54 @@ impl Supervisor {
             self.start_if_wanted(chain, Duration::ZERO, now);
         } else {
             self.replace(chain, generation, SIGHUP, Drain::Forever, now);
-            if let Some(kill_timeout) = kill_timeout {
-                self.stop(chain, kill_timeout, now);
+            if at_once {
+                self.stop(chain, now);
             }
         }
         self.actions.push(Action::NewGeneration { chain: chain.to_owned() });
     }
 
-    /// The master ends: every chain drains within its own limit of `drains`, or with `None` ends
-    /// its run now. Kill timeouts are by chain, too.
-    pub fn shut_down(
-        &mut self,
-        patience: &dyn Fn(&str) -> (Option<Duration>, Duration),
-        now: Timestamp,
-    ) {
-        let names: Vec<String> = self.slots.keys().cloned().collect();
-        for name in names {
+    /// The master ends: every chain drains within its own limit, or ends its run `at_once`.
+    pub fn shut_down(&mut self, at_once: bool, now: Timestamp) {
+        let patience: Vec<(String, Duration)> = self
+            .slots
+            .iter()
+            .map(|(name, slot)| (name.clone(), slot.terms.drain_timeout))
+            .collect();
+        for (name, drain) in patience {
             self.set_wanted(&name, Wanted::Gone);
-            match patience(&name) {
-                (Some(drain), _) => self.drain(&name, SIGQUIT, Drain::Within(drain), now),
-                (None, kill_timeout) => self.stop(&name, kill_timeout, now),
+            if at_once {
+                self.stop(&name, now);
+            } else {
+                self.drain(&name, SIGQUIT, Drain::Within(drain), now);
             }
         }
     }
 
-    /// No patience is left: everything is killed.
+    /// No patience is left: everything is killed, and what comes up later, too.
     pub fn kill_all(&mut self, now: Timestamp) {
+        self.hurried = true;
         let names: Vec<String> = self.slots.keys().cloned().collect();
-        for name in names {
-            self.set_wanted(&name, Wanted::Gone);
-            match self.slots.get(&name).map(|slot| slot.state.clone()) {
-                Some(SlotState::Backoff { .. } | SlotState::Down) => self.rest(&name, now),
-                Some(_) => self.actions.push(Action::Kill { chain: name }),
-                None => {}
+        for chain in names {
+            self.set_wanted(&chain, Wanted::Gone);
+            let state = match self.slots.get(&chain).map(|slot| &slot.state) {
+                Some(SlotState::Backoff { .. } | SlotState::Down) | None => None,
+                Some(SlotState::Clearing { respawn_at, .. }) => {
+                    Some(SlotState::Clearing { kill_at: now + KILL_ROUND, respawn_at: *respawn_at })
+                }
+                Some(
+                    SlotState::Starting { pid, .. }
+                    | SlotState::Up { pid }
+                    | SlotState::Draining { pid, .. }
+                    | SlotState::Stopping { pid, .. },
+                ) => Some(SlotState::Stopping { pid: *pid, kill_at: now + MARGIN }),
+            };
+            match state {
+                Some(state) => {
+                    self.actions.push(Action::Kill { chain: chain.clone() });
+                    self.set_state(&chain, state, now);
+                }
+                None => self.rest(&chain, now),
             }
         }
     }
@@ -378,8 +348,10 @@ impl Supervisor {
         slot.said_leaving = None;
         slot.last_words = None;
         slot.doing = Doing::Unknown;
-        slot.had_process = true;
-        self.set_state(chain, SlotState::Starting { pid }, now);
+        slot.terms = slot.next_terms.clone();
+        let orphans = slot.terms.kill_timeout.saturating_add(ORPHAN_PATIENCE).saturating_mul(3);
+        let deadline = Some(now + orphans.saturating_add(START_PATIENCE));
+        self.set_state(chain, SlotState::Starting { pid, deadline }, now);
     }
 
     /// fork(2) failed.
@@ -402,8 +374,9 @@ impl Supervisor {
 
     /// The chain is set up.
     pub fn ready(&mut self, chain: &str, now: Timestamp) {
-        if let Some(Slot { state: SlotState::Starting { pid }, .. }) = self.slots.get(chain) {
-            let pid = *pid;
+        let Some(slot) = self.slots.get_mut(chain) else { return };
+        slot.was_ready = true;
+        if let SlotState::Starting { pid, .. } = slot.state {
             self.set_state(chain, SlotState::Up { pid }, now);
         }
     }
@@ -445,18 +418,15 @@ impl Supervisor {
     }
 
     /// The chain's process was reaped, after its last reports were read.
-    pub fn exited(
-        &mut self,
-        chain: &str,
-        reason: ExitReason,
-        kill_timeout: Duration,
-        now: Timestamp,
-    ) {
+    pub fn exited(&mut self, chain: &str, reason: ExitReason, now: Timestamp) {
+        let hurried = self.hurried;
         let Some(slot) = self.slots.get_mut(chain) else { return };
         let said = slot.said_leaving.take();
         let asked = matches!(slot.state, SlotState::Draining { .. } | SlotState::Stopping { .. });
-        let orderly =
-            reason == ExitReason::Code(0) && (said.is_some_and(|signal| signal > 0) || asked);
+        // Before it is ready it leaves without a word.
+        let may_leave = said.is_some_and(|signal| signal > 0)
+            || matches!(slot.state, SlotState::Starting { .. });
+        let orderly = reason == ExitReason::Code(0) && may_leave;
         if let Doing::Running { task, .. } = &slot.doing
             && said.is_none()
         {
@@ -472,24 +442,31 @@ impl Supervisor {
             slot.next_generation = self.last_generation;
             self.actions.push(Action::NewGeneration { chain: chain.to_owned() });
         }
-        if orderly || asked {
+        if asked {
             slot.backoff.reset();
-        } else {
+        } else if !orderly {
             let what = slot.last_words.take().unwrap_or_else(|| describe(reason));
             slot.last_failure = Some(what.clone());
             self.actions.push(Action::Failed { chain: chain.to_owned(), what });
         }
-        let delay = if orderly || asked { Duration::ZERO } else { slot.backoff.next_delay() };
-        let clearing = SlotState::Clearing { kill_at: now + kill_timeout, respawn_at: now + delay };
-        self.set_state(chain, clearing, now);
+        // Whoever tells it to leave again and again does not make the master fork as often.
+        let delay = if asked { Duration::ZERO } else { slot.backoff.next_delay() };
+        let kill_at = match slot.state {
+            _ if hurried => now,
+            // What it left was asked when the chain was.
+            SlotState::Stopping { kill_at, .. } => kill_at.min(now + slot.terms.kill_timeout),
+            _ => now + slot.terms.kill_timeout,
+        };
+        self.set_state(chain, SlotState::Clearing { kill_at, respawn_at: now + delay }, now);
         self.actions.push(Action::EndStrays { chain: chain.to_owned() });
     }
 
-    /// The chain's own user stopped its process (SIGSTOP): it is replaced.
+    /// The chain's own user stopped its process (SIGSTOP): it is killed, and told when it has died.
     pub fn stopped(&mut self, chain: &str) {
-        let what = "its process was stopped by a signal".to_owned();
-        self.actions.push(Action::Failed { chain: chain.to_owned(), what });
-        self.actions.push(Action::Kill { chain: chain.to_owned() });
+        if let Some(slot) = self.slots.get_mut(chain) {
+            slot.last_words = Some("its process was stopped by a signal".to_owned());
+            self.actions.push(Action::Kill { chain: chain.to_owned() });
+        }
     }
 
     /// Nothing that the dead chain started is left.
@@ -499,11 +476,12 @@ impl Supervisor {
         {
             let delay = respawn_at.since(now);
             self.start_if_wanted(chain, delay, now);
+            self.release(chain, now);
         }
     }
 
     /// Something may be due. Harmless when nothing is.
-    pub fn handle_timeout(&mut self, kill_timeout: &dyn Fn(&str) -> Duration, now: Timestamp) {
+    pub fn handle_timeout(&mut self, now: Timestamp) {
         while let Some((at, chain)) = self.deadlines.first().cloned() {
             if at > now {
                 return;
@@ -513,7 +491,14 @@ impl Supervisor {
                 Some(SlotState::Backoff { .. }) => {
                     self.actions.push(Action::Spawn { chain });
                 }
-                Some(SlotState::Draining { .. }) => self.stop(&chain, kill_timeout(&chain), now),
+                Some(SlotState::Draining { .. }) => self.stop(&chain, now),
+                Some(SlotState::Starting { pid, .. }) => {
+                    let what = "cannot start: it was not ready in time".to_owned();
+                    self.cannot_start(&chain, &what);
+                    self.actions.push(Action::Kill { chain: chain.clone() });
+                    let deadline = Some(now + MARGIN);
+                    self.set_state(&chain, SlotState::Starting { pid, deadline }, now);
+                }
                 Some(SlotState::Stopping { pid, .. }) => {
                     let kill_at = now + MARGIN;
                     self.actions.push(Action::Kill { chain: chain.clone() });
@@ -524,8 +509,7 @@ impl Supervisor {
                     let kill_at = now + KILL_ROUND;
                     self.set_state(&chain, SlotState::Clearing { kill_at, respawn_at }, now);
                 }
-                Some(SlotState::Down | SlotState::Starting { .. } | SlotState::Up { .. })
-                | None => {}
+                Some(SlotState::Down | SlotState::Up { .. }) | None => {}
             }
         }
     }
@@ -555,17 +539,20 @@ impl Supervisor {
         }
         self.slots.remove(chain);
         self.actions.push(Action::Forget { chain: chain.to_owned() });
-        let waiting: Vec<String> = self
-            .slots
-            .iter_mut()
-            .filter_map(|(name, slot)| {
-                let waited = slot.after.iter().any(|after| after == chain);
-                slot.after.retain(|after| after != chain);
-                (waited && slot.after.is_empty() && slot.state == SlotState::Down)
-                    .then(|| name.clone())
-            })
-            .collect();
-        for name in waiting {
+        self.release(chain, now);
+    }
+
+    /// Nothing of the chain's old process is left: who waited for it waits no longer.
+    fn release(&mut self, chain: &str, now: Timestamp) {
+        let mut free = Vec::new();
+        for (name, slot) in &mut self.slots {
+            let waited = slot.after.iter().any(|after| after == chain);
+            slot.after.retain(|after| after != chain);
+            if waited && slot.after.is_empty() && slot.state == SlotState::Down {
+                free.push(name.clone());
+            }
+        }
+        for name in free {
             self.start_if_wanted(&name, Duration::ZERO, now);
         }
     }
@@ -581,6 +568,10 @@ impl Supervisor {
         slot.state = state;
         slot.since = since;
     }
+}
+
+fn sooner(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    [one, other].into_iter().flatten().min()
 }
 
 fn describe(reason: ExitReason) -> String {

@@ -1,7 +1,11 @@
 //! What the master knows of one chain.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::config::model::{Chain, Command, Drain, Leftovers};
 use crate::policy::backoff::Backoff;
 use crate::wire::time::Timestamp;
 
@@ -20,6 +24,9 @@ pub enum SlotState {
     Starting {
         /// Its process.
         pid: i32,
+        /// When it should have been ready.
+        #[serde(default)]
+        deadline: Option<Timestamp>,
     },
     /// It runs its tasks.
     Up {
@@ -53,7 +60,7 @@ impl SlotState {
     /// The chain's process.
     pub fn pid(&self) -> Option<i32> {
         match self {
-            SlotState::Starting { pid }
+            SlotState::Starting { pid, .. }
             | SlotState::Up { pid }
             | SlotState::Draining { pid, .. }
             | SlotState::Stopping { pid, .. } => Some(*pid),
@@ -65,11 +72,13 @@ impl SlotState {
     pub fn deadline(&self) -> Option<Timestamp> {
         match self {
             SlotState::Backoff { until } => Some(*until),
-            SlotState::Draining { deadline, .. } => *deadline,
+            SlotState::Starting { deadline, .. } | SlotState::Draining { deadline, .. } => {
+                *deadline
+            }
             SlotState::Stopping { kill_at, .. } | SlotState::Clearing { kill_at, .. } => {
                 Some(*kill_at)
             }
-            SlotState::Down | SlotState::Starting { .. } | SlotState::Up { .. } => None,
+            SlotState::Down | SlotState::Up { .. } => None,
         }
     }
 }
@@ -124,6 +133,51 @@ pub struct Resume {
     pub after_failure: bool,
 }
 
+/// What a chain's configuration says of its end. A process lives and dies by the configuration that
+/// it was started with, whatever the file says by now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// signal(7), asks what it left to end.
+    pub stop_signal: i32,
+    /// From there to SIGKILL.
+    pub kill_timeout: Duration,
+    /// How long the end of the master lets a run finish.
+    pub drain_timeout: Duration,
+    /// How long an upgrade does.
+    pub upgrade_drain: Drain,
+    /// What becomes of what a run left.
+    pub leftovers: Leftovers,
+    /// What it runs.
+    pub commands: BTreeSet<Command>,
+}
+
+/// Those of a record that does not say them: the defaults of a configuration.
+impl Default for Terms {
+    fn default() -> Terms {
+        Terms {
+            stop_signal: super::SIGTERM,
+            kill_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(60),
+            upgrade_drain: Drain::Forever,
+            leftovers: Leftovers::End,
+            commands: BTreeSet::new(),
+        }
+    }
+}
+
+impl From<&Chain> for Terms {
+    fn from(chain: &Chain) -> Terms {
+        Terms {
+            stop_signal: chain.stop_signal,
+            kill_timeout: chain.kill_timeout,
+            drain_timeout: chain.drain_timeout,
+            upgrade_drain: chain.upgrade_drain,
+            leftovers: chain.leftovers,
+            commands: chain.tasks.iter().map(|task| task.command.clone()).collect(),
+        }
+    }
+}
+
 /// One chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slot {
@@ -146,9 +200,16 @@ pub struct Slot {
     pub backoff: Backoff,
     /// The generation that its next process will have; more than `generation` while it drains.
     pub next_generation: u64,
-    /// Whether this master already had a process of it.
+    /// By what its process lives; that of the last one while there is none.
     #[serde(default)]
-    pub had_process: bool,
+    pub terms: Terms,
+    /// By what its next process will live.
+    #[serde(default)]
+    pub next_terms: Terms,
+    /// Whether a process of it was ready under this master: before that an earlier master's orphans
+    /// are looked for.
+    #[serde(default)]
+    pub was_ready: bool,
     /// It said that it leaves, because of this signal.
     #[serde(default)]
     pub said_leaving: Option<i32>,
@@ -158,7 +219,30 @@ pub struct Slot {
     /// Why its process died last; forgotten when a run completes.
     #[serde(default)]
     pub last_failure: Option<String>,
-    /// Removed chains with a command of this one's: they must have ended first.
+    /// Chains whose old process may still run a command of this one's: it must have ended first.
     #[serde(default)]
     pub after: Vec<String>,
+}
+
+impl Slot {
+    /// A chain that had no process yet.
+    pub(super) fn new(terms: Terms, after: Vec<String>, generation: u64, now: Timestamp) -> Slot {
+        Slot {
+            state: SlotState::Down,
+            since: now,
+            wanted: Wanted::Running,
+            generation,
+            doing: Doing::Unknown,
+            resume: None,
+            backoff: Backoff::default(),
+            next_generation: generation,
+            terms: terms.clone(),
+            next_terms: terms,
+            was_ready: false,
+            said_leaving: None,
+            last_words: None,
+            last_failure: None,
+            after,
+        }
+    }
 }
