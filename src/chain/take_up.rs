@@ -17,6 +17,7 @@ use crate::sys::account::{Account, Who, resolve};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::{keep_only, new_session};
 use crate::sys::pidfd::PidFd;
+use crate::sys::priorities::Priorities;
 use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
 use crate::sys::signals::{SIGKILL, SIGTERM, Signals};
 use crate::sys::spawn::{Image, reserve_low_descriptors};
@@ -90,11 +91,13 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
         .collect();
     let identity = Identity {
         account,
-        nice: chain.nice,
-        ioprio: chain.ionice.map(ioprio),
-        scheduler: chain.scheduler.map(scheduler),
-        cpu_affinity: chain.cpu_affinity.as_deref(),
-        oom_score_adj: chain.oom_score_adj,
+        priorities: Priorities {
+            nice: chain.nice,
+            ioprio: chain.ionice.map(ioprio),
+            scheduler: chain.scheduler.map(scheduler),
+            cpu_affinity: chain.cpu_affinity.as_deref(),
+            oom_score_adj: chain.oom_score_adj,
+        },
         rlimits: &rlimits,
         umask: chain.umask,
         no_new_privs: chain.no_new_privs,

@@ -9,7 +9,8 @@ use crate::config::env_file;
 use crate::config::model::{Chain, Command};
 use crate::policy::environment::{Login, environment};
 use crate::sys::account::Account;
-use crate::sys::spawn::{Image, limit};
+use crate::sys::limits;
+use crate::sys::spawn::Image;
 
 /// The largest env_file, in bytes.
 const MAX_ENV_FILE: u64 = 1 << 20;
@@ -37,7 +38,7 @@ pub(super) fn images(
     let limits = chain
         .rlimits
         .iter()
-        .map(|(name, value)| limit(name, value.soft, value.hard))
+        .map(|(name, value)| limits::for_task(name, value.soft, value.hard))
         .collect::<Result<Vec<_>, _>>()?;
     let cwd = chain
         .cwd

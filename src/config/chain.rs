@@ -263,18 +263,26 @@ pub(super) fn checked_name(
     name: &str,
     what: &str,
 ) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let message = if name.is_empty() {
-        format!("the name of a {what} cannot be empty")
-    } else if name.len() > LONGEST_NAME {
-        format!("the name of a {what} has at most {LONGEST_NAME} bytes")
-    } else if let Some(c) = name.chars().find(|c| !allowed(*c)) {
-        format!("the name of a {what} cannot hold {}", quoted(&c.to_string()))
-    } else if name.chars().all(|c| c == '.') {
-        format!("the name of a {what} cannot be dots only")
-    } else {
-        return true;
-    };
-    reader.error(span, message, Some("letters, digits, `.`, `_` and `-` are allowed".to_owned()));
+    let Some(fault) = name_fault(name) else { return true };
+    let help = "letters, digits, `.`, `_` and `-` are allowed".to_owned();
+    reader.error(span, format!("the name of a {what} {fault}"), Some(help));
     false
+}
+
+/// Why something is no name.
+pub(super) fn name_fault(name: &str) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() {
+        Some("cannot be empty".to_owned())
+    } else if name.len() > LONGEST_NAME {
+        Some(format!("has at most {LONGEST_NAME} bytes"))
+    } else if let Some(c) = name.chars().find(|c| !allowed(*c)) {
+        Some(format!("cannot hold {}", quoted(&c.to_string())))
+    } else if name.chars().all(|c| c == '.') {
+        Some("cannot be dots only".to_owned())
+    } else if name.starts_with('-') {
+        Some("cannot begin with `-`: programs would take it for an option".to_owned())
+    } else {
+        None
+    }
 }

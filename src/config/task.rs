@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::chain::{Decider, DefaultLayers, LONGEST_NAME, checked_name, says};
+use super::chain::{Decider, DefaultLayers, checked_name, name_fault, says};
 use super::fields::Section;
 use super::layers::{TaskLayer, nearest};
 use super::model::{Command, Task};
@@ -234,13 +234,7 @@ fn task_name(
         Some(Command::Sh(_)) => None,
         None => return (String::new(), place),
     };
-    let fits = |name: &&str| {
-        !name.is_empty()
-            && name.len() <= LONGEST_NAME
-            && !name.chars().all(|c| c == '.')
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
-    };
-    match derived.filter(fits) {
+    match derived.filter(|name| name_fault(name).is_none()) {
         Some(name) => (name.to_owned(), place),
         None => {
             let help = Some("name: \"…\" stands in mails, logs and status".to_owned());

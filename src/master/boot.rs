@@ -24,7 +24,7 @@ use crate::policy::environment::instance_of;
 use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
 use crate::sys::signals::{SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals};
-use crate::sys::{clock, exec, memfd, poll, privileges, proc, signals, spawn, stdio, wait};
+use crate::sys::{clock, exec, limits, memfd, poll, privileges, proc, signals, spawn, stdio, wait};
 
 /// The largest plan or handover, in bytes.
 pub(super) const MAX_RECORD: u64 = 256 << 20;
@@ -49,12 +49,11 @@ pub(super) struct StartContext {
     pub(super) inherited: Vec<Pid>,
     /// Whether it was started on a terminal.
     pub(super) had_terminal: bool,
-    /// The soft limit of descriptors that it was started with.
-    pub(super) descriptors: Option<u64>,
 }
 
 /// Makes this process independent of its launcher: nothing open but 0, 1, 2 and `keep`, signals
-/// blocked with default dispositions, nothing read from the launcher's input.
+/// blocked with default dispositions, nothing read from the launcher's input, no limit that would
+/// end it.
 fn clean_world(keep: &[i32]) {
     signals::block();
     signals::reset_dispositions();
@@ -62,6 +61,7 @@ fn clean_world(keep: &[i32]) {
     let _ = spawn::reserve_low_descriptors(5);
     let _ = stdio::stdin_to_null();
     stdio::set_umask(0o022);
+    limits::become_masters();
 }
 
 fn context(cli: &Cli) -> StartContext {
@@ -76,7 +76,6 @@ fn context(cli: &Cli) -> StartContext {
         env: std::env::vars_os().collect(),
         inherited: wait::children().unwrap_or_default(),
         had_terminal: proc::has_terminal(),
-        descriptors: privileges::raise_descriptor_limit(),
     }
 }
 
@@ -128,7 +127,6 @@ pub(super) fn resume(cli: &Cli, descriptors: Descriptors) -> ! {
     if !handover.program.as_os_str().is_empty() {
         context.program.clone_from(&handover.program);
     }
-    context.descriptors = handover.soft_descriptors;
     proc::set_title(&format!(
         "{} {}",
         context.argv0.to_string_lossy(),

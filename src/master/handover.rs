@@ -69,9 +69,6 @@ pub(super) struct Handover {
     /// Whether the master was started on a terminal.
     #[serde(default)]
     pub(super) had_terminal: bool,
-    /// The soft limit of descriptors at the start.
-    #[serde(default)]
-    pub(super) soft_descriptors: Option<u64>,
     /// Where chains have their groups.
     #[serde(default)]
     pub(super) cgroups: Option<PathBuf>,

@@ -48,11 +48,7 @@ impl Master {
             first,
             resume: resume.as_ref().map(|resume| (resume.next.as_str(), resume.until)),
         };
-        let descriptors = self.context.descriptors;
-        let pid = match fork_child(|| {
-            privileges::set_descriptor_limit(descriptors);
-            chain::run(setup)
-        }) {
+        let pid = match fork_child(|| chain::run(setup)) {
             Ok(pid) => pid,
             Err(cause) => {
                 self.epoll.remove(&ours);

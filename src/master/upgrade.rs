@@ -295,7 +295,6 @@ impl Master {
                 .map(|(chain, strays)| (chain.clone(), strays.iter().copied().collect()))
                 .collect(),
             had_terminal: self.context.had_terminal,
-            soft_descriptors: self.context.descriptors,
             cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.path().to_path_buf()),
             only: wish.chains.clone(),
             again: self.upgrade.next.is_some(),

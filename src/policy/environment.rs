@@ -64,8 +64,14 @@ pub fn environment(
     for (name, value) in &chain.env {
         set(name, value.clone(), "env");
     }
-    set("RUNNER_CHAIN", chain.name.clone(), "runner");
-    set("RUNNER_INSTANCE", instance.to_owned(), "runner");
+    // These are of each run; nobody else says them.
+    variables.retain(|known| !matches!(known.name.as_str(), "RUNNER_TASK" | "RUNNER_RUN"));
+    let mut set = |name: &str, value: String| {
+        variables.retain(|known| known.name != name);
+        variables.push(Variable { name: name.to_owned(), value, origin: "runner" });
+    };
+    set("RUNNER_CHAIN", chain.name.clone());
+    set("RUNNER_INSTANCE", instance.to_owned());
     if !chain.path.is_empty() {
         let ahead: Vec<String> = chain.path.iter().map(|dir| dir.display().to_string()).collect();
         if let Some(path) = variables.iter_mut().find(|known| known.name == "PATH") {

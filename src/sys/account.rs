@@ -126,6 +126,8 @@ pub fn resolve(
     groups: Option<&[Who<'_>]>,
 ) -> Result<Account, String> {
     let mut account = match user {
+        // Root's own groups, not those that whoever started this process had.
+        Who::Current if Uid::effective().is_root() => Account::by_id(0)?,
         Who::Current => Account::current()?,
         Who::Name(name) => {
             Account::by_name(name)?.ok_or_else(|| format!("there is no user {name:?}"))?

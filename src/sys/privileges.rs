@@ -3,33 +3,28 @@
 //! which a change of uid clears (prctl(2)).
 
 use std::collections::BTreeMap;
-use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::{Gid, Uid, getgroups, setgroups, setresgid, setresuid};
 use rustix::process::{
-    DumpableBehavior, Pid as RustixPid, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior,
-    set_parent_process_death_signal, setpriority_process, setrlimit,
+    DumpableBehavior, Pid as RustixPid, Signal, child_subreaper, dumpable_behavior,
+    parent_process_death_signal, set_child_subreaper, set_dumpable_behavior,
+    set_parent_process_death_signal,
 };
 
 use super::account::Account;
+use super::priorities::Priorities;
+use super::{launcher, limits, priorities};
 
 /// What a chain process becomes. Everything is a plain number: no name is looked up here.
 #[derive(Debug, Clone)]
 pub struct Identity<'a> {
     /// The account, with group and groups already as configured.
     pub account: &'a Account,
-    /// setpriority(2), -20 to 19.
-    pub nice: i32,
-    /// The value of ioprio_set(2) (class << 13 | level).
-    pub ioprio: Option<u16>,
-    /// Policy and static priority of sched_setscheduler(2).
-    pub scheduler: Option<(i32, i32)>,
-    /// CPUs of sched_setaffinity(2).
-    pub cpu_affinity: Option<&'a [u32]>,
-    /// proc_pid_oom_score_adj(5).
-    pub oom_score_adj: i32,
+    /// How the kernel treats it.
+    pub priorities: Priorities<'a>,
     /// By the name of setrlimit(2) without `RLIMIT_`: soft and hard, `None` is infinity. Here only
-    /// hard limits are raised; a task gets both, see [`super::spawn`].
+    /// hard limits are raised above the standard ones; a task gets both, see [`super::spawn`].
     pub rlimits: &'a BTreeMap<String, (Option<u64>, Option<u64>)>,
     /// File mode creation mask.
     pub umask: u32,
@@ -43,20 +38,12 @@ pub struct Identity<'a> {
 /// The first step that failed, as "cannot VERB OBJECT: CAUSE". The caller must leave then: it may
 /// be half way.
 pub fn drop_privileges(identity: &Identity<'_>, parent: i32) -> Result<(), String> {
+    limits::become_standard()?;
     for (name, (_, hard)) in identity.rlimits {
-        raise_hard_limit(name, *hard)?;
+        limits::raise_hard(name, *hard)?;
     }
-    set_nice(identity.nice)?;
-    if let Some(ioprio) = identity.ioprio {
-        set_ioprio(ioprio)?;
-    }
-    if let Some((policy, priority)) = identity.scheduler {
-        set_scheduler(policy, priority)?;
-    }
-    if let Some(cpus) = identity.cpu_affinity {
-        set_affinity(cpus)?;
-    }
-    set_oom_score_adj(identity.oom_score_adj)?;
+    priorities::set(&identity.priorities, is_root())?;
+    launcher::forget_personality();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(identity.umask));
     become_account(identity.account)?;
     if identity.no_new_privs {
@@ -64,6 +51,14 @@ pub fn drop_privileges(identity: &Identity<'_>, parent: i32) -> Result<(), Strin
             .map_err(|cause| format!("cannot set no_new_privs: {cause}"))?;
     }
     close_the_doors()?;
+    let status = own_status()?;
+    let umask = u32::from_str_radix(field(&status, "Umask:"), 8);
+    if umask != Ok(identity.umask) {
+        return Err(format!("cannot set umask to {:03o}: it did not change", identity.umask));
+    }
+    if identity.no_new_privs && field(&status, "NoNewPrivs:") != "1" {
+        return Err("cannot set no_new_privs: it did not change".to_owned());
+    }
     die_with_parent(parent)
 }
 
@@ -82,20 +77,6 @@ pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Raises the soft limit of descriptors to the hard one: a master holds one for each chain.
-/// Returns the soft limit that was, which chains get back; `None`: infinity.
-pub fn raise_descriptor_limit() -> Option<u64> {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    limit.current
-}
-
-/// Sets the soft limit of descriptors.
-pub fn set_descriptor_limit(soft: Option<u64>) {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: soft, maximum: limit.maximum });
-}
-
 /// The effective user id of this process.
 pub fn my_uid() -> u32 {
     Uid::effective().as_raw()
@@ -108,6 +89,9 @@ pub fn my_uid() -> u32 {
 pub fn die_with_parent(parent: i32) -> Result<(), String> {
     set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|cause| format!("cannot ask for a signal at the master's death: {cause}"))?;
+    if parent_process_death_signal().ok().flatten() != Some(Signal::TERM) {
+        return Err("cannot ask for a signal at the master's death: nothing changed".to_owned());
+    }
     if nix::unistd::getppid().as_raw() != parent {
         return Err("cannot start: the master is gone".to_owned());
     }
@@ -118,6 +102,7 @@ fn become_account(account: &Account) -> Result<(), String> {
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     let may = is_root();
     if may {
+        launcher::forget_privileges()?;
         let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
         setgroups(&groups)
             .map_err(|e| format!("cannot set the groups of {}: {e}", account.name))?;
@@ -125,6 +110,7 @@ fn become_account(account: &Account) -> Result<(), String> {
             .map_err(|e| format!("cannot become group {}: {e}", account.gid))?;
         setresuid(uid, uid, uid)
             .map_err(|e| format!("cannot become user {} ({}): {e}", account.name, account.uid))?;
+        launcher::own_session_keyring();
     }
     verify(account, may)
 }
@@ -157,14 +143,17 @@ fn verify(account: &Account, dropped: bool) -> Result<(), String> {
     if groups != wanted {
         return wrong("the list of groups");
     }
-    let status = std::fs::read_to_string("/proc/self/status")
-        .map_err(|e| format!("cannot verify the drop in /proc/self/status: {e}"))?;
+    let status = own_status()?;
     for (key, id) in [("Uid:", account.uid), ("Gid:", account.gid)] {
-        let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-        let all = line.split_whitespace().skip(1).all(|word| word.parse() == Ok(id));
-        if !all || line.is_empty() {
+        let ids = field(&status, key);
+        if ids.is_empty() || ids.split_whitespace().any(|word| word.parse() != Ok(id)) {
             return wrong(key.trim_end_matches(':'));
         }
+    }
+    // CapInh, CapPrm, CapEff and CapAmb: what securebits(7) of a launcher may have kept.
+    let kept = ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"];
+    if account.uid != 0 && kept.iter().any(|key| !field(&status, key).bytes().all(|b| b == b'0')) {
+        return Err(format!("cannot become user {}: capabilities are left", account.name));
     }
     if account.uid != 0 {
         let root = Uid::from_raw(0);
@@ -175,114 +164,30 @@ fn verify(account: &Account, dropped: bool) -> Result<(), String> {
     Ok(())
 }
 
+fn own_status() -> Result<String, String> {
+    std::fs::read_to_string("/proc/self/status")
+        .map_err(|e| format!("cannot verify the drop in /proc/self/status: {e}"))
+}
+
+/// A line of proc_pid_status(5) without its name; empty if it is not there.
+fn field<'s>(status: &'s str, key: &str) -> &'s str {
+    status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim()
+}
+
 /// The chain's own user must not read this process: it was root and shares the master's memory.
 fn close_the_doors() -> Result<(), String> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|cause| format!("cannot switch ptrace and core dumps off: {cause}"))?;
-    let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
-    setrlimit(Resource::Core, none).map_err(|cause| format!("cannot set RLIMIT_CORE: {cause}"))
-}
-
-fn set_nice(nice: i32) -> Result<(), String> {
-    let now = rustix::process::getpriority_process(None).unwrap_or(0);
-    if now == nice {
-        return Ok(());
-    }
-    match setpriority_process(None, nice) {
-        // A normal user who started the master under nice(1) and asks for nothing keeps that.
-        Err(rustix::io::Errno::ACCESS) if nice == 0 && !is_root() => Ok(()),
-        Err(cause) => Err(format!("cannot set nice to {nice}: {cause}")),
-        Ok(()) => match rustix::process::getpriority_process(None) {
-            Ok(now) if now == nice => Ok(()),
-            _ => Err(format!("cannot set nice to {nice}: it did not change")),
-        },
-    }
-}
-
-fn set_ioprio(value: u16) -> Result<(), String> {
-    // IOPRIO_WHO_PROCESS
-    let who = 1;
-    // SAFETY: ioprio_set takes three integers and touches no memory.
-    let done = unsafe { libc::syscall(libc::SYS_ioprio_set, who, 0, libc::c_int::from(value)) };
-    check(done == 0, || format!("cannot set ionice to {value:#x}"))
-}
-
-fn set_scheduler(policy: i32, priority: i32) -> Result<(), String> {
-    // SAFETY: an all-zero sched_param is valid on every C library.
-    let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
-    param.sched_priority = priority;
-    // SAFETY: `param` outlives the call.
-    let done = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
-    check(done == 0, || format!("cannot set scheduler {policy} with priority {priority}"))
-}
-
-fn set_affinity(cpus: &[u32]) -> Result<(), String> {
-    let mut set = nix::sched::CpuSet::new();
-    for cpu in cpus {
-        let cpu_index = usize::try_from(*cpu).unwrap_or(usize::MAX);
-        set.set(cpu_index).map_err(|e| format!("cannot use CPU {cpu}: {e}"))?;
-    }
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
-        .map_err(|e| format!("cannot set cpu_affinity to {cpus:?}: {e}"))
-}
-
-fn set_oom_score_adj(wanted: i32) -> Result<(), String> {
-    let path = "/proc/self/oom_score_adj";
-    let now = std::fs::read_to_string(path).unwrap_or_default();
-    if now.trim() == wanted.to_string() {
-        return Ok(());
-    }
-    match std::fs::write(path, wanted.to_string()) {
-        // Lowering needs CAP_SYS_RESOURCE; who asked for nothing keeps what the launcher gave.
-        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied && wanted == 0 => Ok(()),
-        Err(cause) => Err(format!("cannot set oom_score_adj to {wanted}: {cause}")),
-        Ok(()) => Ok(()),
-    }
-}
-
-fn raise_hard_limit(name: &str, hard: Option<u64>) -> Result<(), String> {
-    let resource = resource(name)?;
-    let now = getrlimit(resource);
-    let higher = match (now.maximum, hard) {
-        (None, _) => false,
-        (Some(_), None) => true,
-        (Some(now), Some(wanted)) => wanted > now,
+    let cannot =
+        |cause: &dyn std::fmt::Display| format!("cannot switch ptrace and core dumps off: {cause}");
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|cause| cannot(&cause))?;
+    // A process's files in /proc are its own user's only while it is dumpable (proc(5)).
+    let closed = is_root() || {
+        let files = std::fs::metadata("/proc/self/stat").map_err(|cause| cannot(&cause))?;
+        files.uid() != my_uid()
     };
-    if !higher {
-        return Ok(());
+    if !closed || dumpable_behavior().ok() != Some(DumpableBehavior::NotDumpable) {
+        return Err(cannot(&"nothing changed"));
     }
-    setrlimit(resource, Rlimit { current: now.current, maximum: hard })
-        .map_err(|cause| format!("cannot raise the hard limit of {name}: {cause}"))
-}
-
-/// The resource of setrlimit(2) that `name` means.
-///
-/// # Errors
-/// For a name that is none.
-pub(super) fn resource(name: &str) -> Result<Resource, String> {
-    Ok(match name {
-        "AS" => Resource::As,
-        "CORE" => Resource::Core,
-        "CPU" => Resource::Cpu,
-        "DATA" => Resource::Data,
-        "FSIZE" => Resource::Fsize,
-        "LOCKS" => Resource::Locks,
-        "MEMLOCK" => Resource::Memlock,
-        "MSGQUEUE" => Resource::Msgqueue,
-        "NICE" => Resource::Nice,
-        "NOFILE" => Resource::Nofile,
-        "NPROC" => Resource::Nproc,
-        "RSS" => Resource::Rss,
-        "RTPRIO" => Resource::Rtprio,
-        "RTTIME" => Resource::Rttime,
-        "SIGPENDING" => Resource::Sigpending,
-        "STACK" => Resource::Stack,
-        _ => return Err(format!("cannot set limit {name}: setrlimit(2) knows no such resource")),
-    })
-}
-
-fn check(done: bool, what: impl FnOnce() -> String) -> Result<(), String> {
-    if done { Ok(()) } else { Err(format!("{}: {}", what(), io::Error::last_os_error())) }
+    limits::no_core()
 }
 
 /// Becomes the reaper of orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
@@ -290,7 +195,12 @@ fn check(done: bool, what: impl FnOnce() -> String) -> Result<(), String> {
 /// # Errors
 /// On kernels before 3.4.
 pub fn become_subreaper() -> Result<(), String> {
+    let cannot = |cause: &dyn std::fmt::Display| format!("cannot become a subreaper: {cause}");
     let pid = RustixPid::from_raw(nix::unistd::getpid().as_raw());
-    rustix::process::set_child_subreaper(pid)
-        .map_err(|cause| format!("cannot become a subreaper: {cause}"))
+    set_child_subreaper(pid).map_err(|cause| cannot(&cause))?;
+    match child_subreaper() {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(cannot(&"nothing changed")),
+        Err(cause) => Err(cannot(&cause)),
+    }
 }

@@ -31,7 +31,7 @@ pub struct Image {
     pub cwd: CString,
     /// The signal that it gets when this process dies; 0 for none.
     pub death_signal: i32,
-    /// Resource, soft and hard limit.
+    /// Resource, soft and hard limit; see [`super::limits::for_task`].
     pub limits: Vec<(u32, libc::rlimit)>,
 }
 
@@ -90,20 +90,6 @@ struct Job {
     parent: Pid,
     step: AtomicI32,
     errno: AtomicI32,
-}
-
-/// Makes the resource of a limit by name, for [`Image::limits`].
-///
-/// # Errors
-/// For a name that setrlimit(2) does not know.
-pub fn limit(
-    name: &str,
-    soft: Option<u64>,
-    hard: Option<u64>,
-) -> Result<(u32, libc::rlimit), String> {
-    let resource = super::privileges::resource(name)? as u32;
-    let value = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
-    Ok((resource, libc::rlimit { rlim_cur: value(soft), rlim_max: value(hard) }))
 }
 
 /// Starts `image` with `fds` as its descriptors 0, 1, 2, … and no other: all of ours are
@@ -190,11 +176,17 @@ extern "C" fn child(job: *mut libc::c_void) -> libc::c_int {
     // SAFETY: system calls with integers, and with pointers into the parent's live memory; the
     // slices are described by their own lengths.
     unsafe {
-        if libc::setsid() < 0 {
+        // Each step is looked at once it is done: a call that says it succeeded and did nothing
+        // (a broken sandbox) must not let the program run.
+        if libc::setsid() < 0 || libc::getsid(0) != libc::getpid() {
             fail(1);
         }
         if job.death_signal != 0 {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, job.death_signal) != 0 {
+            let mut told: libc::c_int = 0;
+            if libc::prctl(libc::PR_SET_PDEATHSIG, job.death_signal) != 0
+                || libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut told) != 0
+                || told != job.death_signal
+            {
                 fail(1);
             }
             if libc::getppid() != job.parent {
@@ -202,11 +194,15 @@ extern "C" fn child(job: *mut libc::c_void) -> libc::c_int {
             }
         }
         for (resource, value) in std::slice::from_raw_parts(job.limits, job.limit_count) {
-            if libc::setrlimit(*resource, value) != 0 {
+            let mut told = libc::rlimit { rlim_cur: 1, rlim_max: 0 };
+            if libc::setrlimit(*resource, value) != 0
+                || libc::getrlimit(*resource, &raw mut told) != 0
+                || (told.rlim_cur, told.rlim_max) != (value.rlim_cur, value.rlim_max)
+            {
                 fail(2);
             }
         }
-        if libc::chdir(job.cwd) != 0 {
+        if !enter(job.cwd) {
             fail(3);
         }
         for (target, source) in (0..).zip(std::slice::from_raw_parts(job.fds, job.fd_count)) {
@@ -235,6 +231,28 @@ extern "C" fn child(job: *mut libc::c_void) -> libc::c_int {
         *libc::__errno_location() = remembered;
     }
     fail(5)
+}
+
+/// Makes `path` the working folder; false, with errno, if it is not.
+///
+/// # Safety
+/// `path` is a C string.
+unsafe fn enter(path: *const libc::c_char) -> bool {
+    // SAFETY: `path` is a C string; the structures outlive the calls; the descriptor is ours alone
+    // and closed here or by exec.
+    unsafe {
+        // Held while it is entered: at a deploy the path may name another folder a moment later.
+        let folder = libc::open(path, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC);
+        if folder < 0 || libc::fchdir(folder) != 0 {
+            return false;
+        }
+        let mut wanted: libc::stat = std::mem::zeroed();
+        let mut now: libc::stat = std::mem::zeroed();
+        let seen = libc::fstat(folder, &raw mut wanted) == 0
+            && libc::stat(c".".as_ptr(), &raw mut now) == 0;
+        libc::close(folder);
+        seen && (wanted.st_dev, wanted.st_ino) == (now.st_dev, now.st_ino)
+    }
 }
 
 fn errno() -> i32 {
