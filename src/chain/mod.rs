@@ -5,6 +5,7 @@
 //! It ends at SIGTERM (the current run is ended), at SIGQUIT and SIGHUP (after the current run),
 //! and when its master is gone, told by PDEATHSIG (prctl(2)) or by the closed end of their pair.
 
+pub(crate) mod kept;
 mod lines;
 mod output;
 mod relay;
@@ -14,6 +15,7 @@ mod tail;
 mod take_up;
 mod world;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -88,6 +90,10 @@ struct Runner<'a> {
     run_number: u64,
     /// Children that earlier runs left and that the configuration keeps.
     kept: Vec<i32>,
+    /// What earlier processes of this chain kept, no children of this one.
+    kept_before: BTreeSet<i32>,
+    /// Holds the record lock, and says what is kept.
+    lock: File,
 }
 
 /// The life of a chain process.
@@ -112,6 +118,8 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 run_now: None,
                 run_number: 0,
                 kept: Vec::new(),
+                kept_before: parts.kept,
+                lock: parts.lock,
             };
             runner.reports.send(Report::Ready);
             runner.live(order);

@@ -4,11 +4,12 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::output::Tails;
-use super::{Runner, Wish, world};
+use super::{Runner, Wish, kept, world};
 use crate::config::model::{Leftovers, Task};
 use crate::policy::fingerprint;
 use crate::sys::clock;
 use crate::sys::fork::Pid;
+use crate::sys::pidfd::PidFd;
 use crate::sys::signals::{SIGCONT, SIGKILL};
 use crate::sys::spawn::{self, Failure, Step};
 use crate::sys::tree::signal_descendants;
@@ -169,6 +170,7 @@ impl Runner<'_> {
         let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
         if self.chain.leftovers == Leftovers::Keep && !ended_by_us {
             self.kept.extend(left);
+            self.write_down_kept();
             self.reports.say(
                 "info",
                 format!("[{}] left {count} processes behind; they are kept", task.name),
@@ -189,6 +191,16 @@ impl Runner<'_> {
             }
             let again = self.press(&mut ending, now);
             self.wait(Some(again.saturating_sub(now)));
+        }
+    }
+
+    /// Before the next run begins: whoever ends what this process leaves when it dies reads it.
+    fn write_down_kept(&mut self) {
+        let all = self.kept.iter().chain(&self.kept_before).copied().collect();
+        if let Err(cause) = kept::write(&self.lock, &all) {
+            let what =
+                format!("cannot write down what is kept, it ends with this process: {cause}");
+            self.reports.say("warning", what);
         }
     }
 
@@ -222,10 +234,17 @@ impl Runner<'_> {
         children
     }
 
-    /// Before the chain process ends for good: what was kept goes too, if `all`.
+    /// Told to stop at once: what was kept goes, too, also by earlier processes of this chain.
     pub(super) fn end_kept(&mut self) {
         for child in std::mem::take(&mut self.kept) {
             let _ = signal_child(child, self.chain.stop_signal);
+        }
+        for pid in std::mem::take(&mut self.kept_before) {
+            let Ok(Some(held)) = PidFd::open(pid) else { continue };
+            // Held first, then looked at: it is the one that was written down.
+            if kept::read(&self.lock).contains(&pid) {
+                let _ = held.signal(self.chain.stop_signal);
+            }
         }
     }
 

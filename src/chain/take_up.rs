@@ -5,21 +5,22 @@
 //! at the same time; the pidfile comes while still root, in a folder that only root writes;
 //! nothing of the user's is opened before the drop.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::output::Output;
 use super::reports::ReportSender;
-use super::{Setup, world};
+use super::{Setup, kept, world};
 use crate::config::model::{Chain, GroupSpec, IoNice, Leftovers, Scheduler, UserSpec};
 use crate::sys::account::{Account, Who, resolve};
 use crate::sys::cgroup::Cgroup;
-use crate::sys::fork::{keep_only, new_session};
+use crate::sys::fork::{Pid, keep_only, new_session};
 use crate::sys::pidfd::PidFd;
 use crate::sys::priorities::Priorities;
 use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
-use crate::sys::signals::{SIGKILL, SIGTERM, Signals};
+use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM, Signals};
 use crate::sys::spawn::{Image, reserve_low_descriptors};
 use crate::sys::{clock, fs, locks, poll, proc, stdio};
 
@@ -29,6 +30,11 @@ pub(super) struct Parts {
     pub(super) signals: Signals,
     pub(super) output: Output,
     pub(super) null: OwnedFd,
+    /// Holds the record lock: it is closed by the end of this process alone, since closing any
+    /// descriptor of the file drops it.
+    pub(super) lock: File,
+    /// What earlier processes of this chain kept and what still lives.
+    pub(super) kept: BTreeSet<Pid>,
 }
 
 /// A pidfile holds a number and a newline; what is longer is none of ours.
@@ -71,9 +77,11 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
     let signals = Signals::new().map_err(|e| format!("cannot receive signals: {e}"))?;
     let mut taking = Taking { setup, reports, signals: &signals };
     let lock = taking.take_lock()?;
-    // The lock lives as long as this process: closing any descriptor of the file would drop it.
-    std::mem::forget(lock);
-    taking.wait_for_orphans()?;
+    let kept = match chain.leftovers {
+        Leftovers::Keep => kept::read(&lock),
+        Leftovers::End => BTreeSet::new(),
+    };
+    taking.wait_for_orphans(&kept)?;
     taking.enter_cgroup();
     let found_pidfile = taking.write_pidfile()?;
     let looked_up;
@@ -104,12 +112,12 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
     };
     drop_privileges(&identity, setup.master)?;
     if setup.first && found_pidfile && setup.old_cgroups.is_none() {
-        taking.end_marked(account.uid)?;
+        taking.end_marked(account.uid, &kept)?;
     }
     let images = world::images(chain, account, setup.instance)?;
     let output = Output::open(chain, setup.lane)?;
     let null = stdio::open_null().map_err(|e| format!("cannot open /dev/null: {e}"))?;
-    Ok(Parts { images, signals, output, null })
+    Ok(Parts { images, signals, output, null, lock, kept })
 }
 
 struct Taking<'a, 'b> {
@@ -154,28 +162,28 @@ impl Taking<'_, '_> {
         }
     }
 
-    /// What an earlier process of this chain left in its control group: waited for, then killed.
-    fn wait_for_orphans(&mut self) -> Result<(), String> {
+    /// What an earlier process of this chain left in its control group and what is not kept: asked
+    /// to end, waited for, then killed.
+    fn wait_for_orphans(&mut self, kept: &BTreeSet<Pid>) -> Result<(), String> {
         let chain = self.setup.chain;
-        if chain.leftovers == Leftovers::Keep {
-            return Ok(());
-        }
         let roots = [self.setup.old_cgroups, self.setup.cgroups];
         let groups: Vec<Cgroup> =
             roots.into_iter().flatten().filter_map(|root| root.existing(&chain.name)).collect();
         for group in groups {
-            let deadline = if self.setup.first { self.patience() } else { clock::monotonic() };
+            let deadline = clock::monotonic().saturating_add(chain.kill_timeout);
             let mut told = false;
-            while group.is_populated() {
+            while group.is_populated_but(kept) {
                 if !told {
-                    self.say("waiting for processes of an earlier run to end".to_owned());
+                    self.say("ending processes of an earlier run".to_owned());
+                    group.signal_but(kept, chain.stop_signal);
+                    group.signal_but(kept, SIGCONT);
                     told = true;
                 }
-                let late = clock::monotonic().saturating_sub(deadline);
-                if late > Duration::ZERO {
-                    let _ = group.kill();
+                let now = clock::monotonic();
+                if now >= deadline {
+                    group.kill_but(kept);
                 }
-                if late > ORPHAN_PATIENCE {
+                if now.saturating_sub(deadline) > ORPHAN_PATIENCE {
                     return Err("cannot start: processes of an earlier run do not end".to_owned());
                 }
                 self.pause()?;
@@ -224,12 +232,12 @@ impl Taking<'_, '_> {
 
     /// Where no control group told: processes that carry our marks, looked for with the chain's
     /// own rights, since a mark can be forged. What dropped its marks (`env -i`) is not found.
-    fn end_marked(&mut self, uid: u32) -> Result<(), String> {
+    fn end_marked(&mut self, uid: u32, kept: &BTreeSet<Pid>) -> Result<(), String> {
         let deadline = self.patience();
         let mut signal = self.setup.chain.stop_signal;
         let mut kill_at = clock::monotonic().saturating_add(self.setup.chain.kill_timeout);
         loop {
-            let marked = self.marked(uid);
+            let marked = self.marked(uid, kept);
             if marked.is_empty() {
                 return Ok(());
             }
@@ -255,11 +263,12 @@ impl Taking<'_, '_> {
         }
     }
 
-    fn marked(&self, uid: u32) -> Vec<i32> {
+    fn marked(&self, uid: u32, kept: &BTreeSet<Pid>) -> Vec<i32> {
         let me = i32::try_from(std::process::id()).unwrap_or(0);
-        proc::pids()
-            .map(|pids| pids.filter(|pid| *pid != me && self.is_marked(*pid, uid)).collect())
-            .unwrap_or_default()
+        let is_orphan = |pid: &Pid| {
+            *pid != me && self.is_marked(*pid, uid) && !proc::is_or_descends_from(*pid, kept)
+        };
+        proc::pids().map(|pids| pids.filter(is_orphan).collect()).unwrap_or_default()
     }
 
     fn is_marked(&self, pid: i32, uid: u32) -> bool {

@@ -84,11 +84,7 @@ impl Master {
 
     /// Kills everything of a chain: its group, its process, what it left.
     pub(super) fn kill_chain(&mut self, chain: &str) {
-        let grouped = self
-            .cgroups
-            .as_ref()
-            .and_then(|cgroups| cgroups.existing(chain))
-            .is_some_and(|group| group.kill().is_ok());
+        let grouped = self.kill_group(chain);
         let pid = self.supervisor.slot(chain).and_then(|slot| slot.state.pid());
         if let Some(pid) = pid
             && self.children.get(&pid) == Some(&Child::Chain(chain.to_owned()))

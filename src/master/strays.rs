@@ -11,13 +11,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::{Child, Master, now};
+use crate::chain::kept;
 use crate::config::model::Leftovers;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::{Pid, fork_child, leave, new_session};
 use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM};
 use crate::sys::tree::signal_descendants_of;
 use crate::sys::wait::{Change, Reaped, children, reap, signal_child};
-use crate::sys::{clock, poll};
+use crate::sys::{clock, fs, poll};
 
 /// How long the last strays have before they are killed, and before they are given up (a process
 /// in the kernel's hands, state D of proc(5), cannot be ended by anybody).
@@ -56,17 +57,19 @@ impl Strays {
 }
 
 impl Master {
-    /// A chain was reaped: what it left is asked to end, and waited for.
+    /// A chain was reaped: what it left is asked to end, and waited for, but for what its ended
+    /// runs left and the configuration keeps.
     pub(super) fn end_strays(&mut self, chain: &str) {
-        let unknown = self.unknown_children();
         let Some(slot) = self.supervisor.slot(chain) else { return };
-        let (signal, keeps) = (slot.terms.stop_signal, slot.terms.leftovers == Leftovers::Keep);
-        if keeps && self.phase == super::Phase::Running {
-            for pid in unknown {
-                self.strays.kept.insert(pid, chain.to_owned());
-            }
-            self.supervisor.cleared(chain, now());
-            return;
+        let signal = slot.terms.stop_signal;
+        let spared = self.kept_of(chain);
+        if spared.is_empty() {
+            self.strays.kept.retain(|_, whose| whose != chain);
+        }
+        let (kept, unknown): (Vec<Pid>, Vec<Pid>) =
+            self.unknown_children().into_iter().partition(|pid| spared.contains(pid));
+        for pid in kept {
+            self.strays.kept.insert(pid, chain.to_owned());
         }
         for pid in &unknown {
             signal_descendants_of(*pid, signal);
@@ -76,8 +79,41 @@ impl Master {
             let text = format!("ending {} processes that it left", unknown.len());
             self.log.say(crate::config::model::Level::Info, Some(chain), None, &text);
         }
+        if let Some(group) = self.group_of(chain)
+            && group.is_populated_but(&spared)
+        {
+            group.signal_but(&spared, signal);
+        }
         self.strays.waiting.insert(chain.to_owned(), unknown.into_iter().collect());
         self.look_for_strays();
+    }
+
+    /// What a chain keeps of what its ended runs left, as long as its next process does, too.
+    fn kept_of(&self, chain: &str) -> BTreeSet<Pid> {
+        let keeps = self.supervisor.slot(chain).is_some_and(|slot| {
+            [&slot.terms, &slot.next_terms].iter().all(|terms| terms.leftovers == Leftovers::Keep)
+        });
+        if !keeps || self.phase != super::Phase::Running {
+            return BTreeSet::new();
+        }
+        let lock = fs::read_small(&self.ground.locks, &format!("{chain}.lock"), kept::MOST);
+        let mut all = kept::living(&lock.unwrap_or_default());
+        let known = self.strays.kept.iter().filter(|(_, whose)| *whose == chain);
+        all.extend(known.map(|(pid, _)| *pid));
+        all
+    }
+
+    fn group_of(&self, chain: &str) -> Option<Cgroup> {
+        self.cgroups.as_ref().and_then(|cgroups| cgroups.existing(chain))
+    }
+
+    /// Kills whatever is in a chain's group and is not kept; whether it has one.
+    pub(super) fn kill_group(&self, chain: &str) -> bool {
+        let group = self.group_of(chain);
+        if let Some(group) = &group {
+            group.kill_but(&self.kept_of(chain));
+        }
+        group.is_some()
     }
 
     /// After each reaping: an orphan's own orphans come up, and chains whose strays are all gone
@@ -87,18 +123,23 @@ impl Master {
             return;
         }
         let unknown: BTreeSet<Pid> = self.unknown_children().into_iter().collect();
+        let populated: BTreeSet<String> = self
+            .strays
+            .waiting
+            .keys()
+            .filter(|chain| {
+                self.group_of(chain)
+                    .is_some_and(|group| group.is_populated_but(&self.kept_of(chain)))
+            })
+            .cloned()
+            .collect();
         let mut clear = Vec::new();
         let known: BTreeSet<Pid> = self.strays.waiting.values().flatten().copied().collect();
         let fresh: Vec<Pid> = unknown.difference(&known).copied().collect();
         for (chain, strays) in &mut self.strays.waiting {
             strays.retain(|pid| unknown.contains(pid));
             strays.extend(fresh.iter().copied());
-            let populated = self
-                .cgroups
-                .as_ref()
-                .and_then(|cgroups| cgroups.existing(chain))
-                .is_some_and(|group| group.is_populated());
-            if strays.is_empty() && !populated {
+            if strays.is_empty() && !populated.contains(chain) {
                 clear.push(chain.clone());
             }
         }
@@ -213,7 +254,7 @@ fn end_groups(groups: &[Cgroup]) {
                 return;
             }
             if waited > SWEEP_LIMIT {
-                let _ = group.kill();
+                group.kill_but(&BTreeSet::new());
             }
             let _ = poll::wait_readable(&[], Some(SWEEP_LOOK));
         }

@@ -1,11 +1,15 @@
 //! A control group of its own for each chain (cgroups(7), version 2), where that can be made: the
 //! one thing that finds whatever a chain started, whatever it calls itself and whoever adopted it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::fork::Pid;
+use super::pidfd::PidFd;
+use super::proc;
+use super::signals::SIGKILL;
 
 /// The folder below which our groups are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,10 +112,40 @@ impl Cgroup {
             .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
-    /// The processes in it.
-    pub fn processes(&self) -> Vec<Pid> {
-        let list = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        list.lines().filter_map(|line| line.parse().ok()).collect()
+    /// Whether any process but `spared` and what descends from those is in it or below.
+    pub fn is_populated_but(&self, spared: &BTreeSet<Pid>) -> bool {
+        self.is_populated() && (spared.is_empty() || !self.processes_but(spared).is_empty())
+    }
+
+    fn processes_but(&self, spared: &BTreeSet<Pid>) -> Vec<Pid> {
+        let mut found = Vec::new();
+        list(&self.0, &mut found);
+        found.retain(|pid| !proc::is_or_descends_from(*pid, spared));
+        found
+    }
+
+    /// Sends a signal to everything in it and below but `spared` and what descends from those.
+    pub fn signal_but(&self, spared: &BTreeSet<Pid>, signal: i32) {
+        let held: Vec<(Pid, PidFd)> = self
+            .processes_but(spared)
+            .into_iter()
+            .filter_map(|pid| Some((pid, PidFd::open(pid).ok()??)))
+            .collect();
+        // Held first, then looked at again: it is in the group, or it is not the one we saw.
+        let still = self.processes_but(spared);
+        for (pid, held) in held {
+            if still.contains(&pid) {
+                let _ = held.signal(signal);
+            }
+        }
+    }
+
+    /// Kills everything in it and below but `spared` and what descends from those: at once if
+    /// nothing is spared and the kernel can, else whom one look finds.
+    pub fn kill_but(&self, spared: &BTreeSet<Pid>) {
+        if !spared.is_empty() || self.kill().is_err() {
+            self.signal_but(spared, SIGKILL);
+        }
     }
 
     /// Kills everything in it and below at once (`cgroup.kill`, SIGKILL); a fork bomb cannot
@@ -119,7 +153,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// On kernels before 5.14, or when the group is gone.
-    pub fn kill(&self) -> io::Result<()> {
+    fn kill(&self) -> io::Result<()> {
         fs::write(self.0.join("cgroup.kill"), "1")
     }
 
@@ -129,6 +163,16 @@ impl Cgroup {
     /// When something is still in it (EBUSY).
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.0)
+    }
+}
+
+fn list(group: &Path, found: &mut Vec<Pid>) {
+    let here = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    found.extend(here.lines().filter_map(|line| line.parse::<Pid>().ok()));
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&entry.path(), found);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What `/proc` says of processes (proc(5)), and how ours are called in ps(1).
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::fork::Pid;
@@ -83,6 +84,24 @@ pub fn descendants(ancestor: Pid) -> Vec<Pid> {
     }
     found.remove(0);
     found
+}
+
+/// Whether a process is one of `roots` or, by a look at its parents now, descends from one.
+pub fn is_or_descends_from(pid: Pid, roots: &BTreeSet<Pid>) -> bool {
+    if roots.is_empty() {
+        return false;
+    }
+    let mut at = pid;
+    for _ in 0..1000 {
+        if roots.contains(&at) {
+            return true;
+        }
+        match parent_of(at) {
+            Some(parent) if parent > 1 => at = parent,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Renames this process in ps(1): the command line by writing over the one it was started with
