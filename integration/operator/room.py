@@ -1,8 +1,10 @@
 """A real master with chains of real users, and runnerctl as anybody: what the suites here share."""
 
+import grp
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import subprocess
 import sys
@@ -13,16 +15,20 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from lib import harness
 from lib.harness import Case, wait_for
 
-OWNER, OTHER, MEMBER, STRANGER = "rit-owner", "rit-other", "rit-member", "rit-stranger"
-GROUP = "rit-control"
+# Of this process, so that two runs of the suites on one machine do not take them from each other.
+OWNER, OTHER, MEMBER, STRANGER, GROUP = (
+    f"rit-{what}-{os.getpid()}" for what in ("owner", "other", "member", "stranger", "control"))
 
 
 def setUpModule():
     """The accounts, and a copy of runnerctl that all of them may execute."""
     global programs
+    # What a run left that was killed.
+    for name in [entry.pw_name for entry in pwd.getpwall()] + [entry.gr_name for entry in grp.getgrall()]:
+        if name.startswith("rit-") and not os.path.exists(f"/proc/{name.rsplit('-', 1)[1]}"):
+            harness.remove_user(name)
     for name in (OWNER, OTHER, MEMBER, STRANGER):
         harness.add_user(name)
-    subprocess.run(["groupdel", GROUP], capture_output=True)
     subprocess.run(["groupadd", "--system", GROUP], check=True)
     subprocess.run(["usermod", "-aG", GROUP, MEMBER], check=True)
     programs = pathlib.Path(tempfile.mkdtemp(prefix="runner-it-bin."))

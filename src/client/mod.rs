@@ -264,7 +264,9 @@ fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "runnerctl: {}", safe.join("\n"));
 }
 
-/// A reader that is gone (`| head`) is no fault of ours.
+/// All of it at once, also what ends without a newline. A reader that is gone (`| head`) is no
+/// fault of ours.
 fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

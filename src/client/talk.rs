@@ -4,12 +4,16 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use crate::wire::control::{Answer, Request, SOCKET, Status};
+use crate::wire::control::{Answer, Request, SOCKET, Status, Wait};
 
 /// How long the master may take for anything that it answers by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long until a request whose connection ended is sent again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// How long an upgrade may take to be decided: a check has 30 s, and may wait for another one.
 const CHECKING: Duration = Duration::from_secs(100);
@@ -73,7 +77,8 @@ impl Master {
         Master { socket: run_root.join(SOCKET) }
     }
 
-    /// Asks, hands every line of progress to `progress`, and returns the answer.
+    /// Asks, hands every line of progress to `progress`, and returns the answer. An upgrade may
+    /// end the connection of a request that the master has not looked at: it is asked again.
     ///
     /// # Errors
     /// When there is none, or it is a refusal.
@@ -81,6 +86,22 @@ impl Master {
         &self,
         request: &Request,
         mut progress: impl FnMut(&str),
+    ) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        loop {
+            match self.ask_once(request, &mut progress) {
+                Err(Failure::Ended) if may_repeat(request) && began.elapsed() < PATIENCE => {
+                    sleep(AGAIN);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn ask_once(
+        &self,
+        request: &Request,
+        progress: &mut impl FnMut(&str),
     ) -> Result<Answer, Failure> {
         let patience = match request {
             Request::Reload { .. } => CHECKING,
@@ -130,6 +151,15 @@ impl Master {
         set.map_err(other)?;
         Ok(stream)
     }
+}
+
+/// Whether an end without an answer says that nothing was done. For a `reload` that waits it is
+/// the acceptance, and the master that shuts down is gone.
+fn may_repeat(request: &Request) -> bool {
+    !matches!(
+        request,
+        Request::Shutdown { .. } | Request::Reload { dry_run: false, wait: Wait::Decided, .. }
+    )
 }
 
 /// An answer of the wrong kind.

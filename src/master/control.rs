@@ -126,11 +126,46 @@ impl ControlServer {
                 return Err(said("make", &path, &cause));
             }
         };
+        let identity = (found.dev(), found.ino());
+        ControlServer::serving(listener, path, identity, own_uid, epoll, first_token)
+    }
+
+    /// Goes on listening where the last image of this process did: whoever connected meanwhile
+    /// waits in the socket's queue and notices nothing.
+    ///
+    /// # Errors
+    /// When the file is no longer that socket's or its mode cannot be changed; then
+    /// [`ControlServer::open`] makes a new one.
+    pub fn take_over(
+        (listener, identity): (UnixListener, (u64, u64)),
+        run_root: &Path,
+        doors: Doors,
+        own_uid: u32,
+        epoll: &Epoll,
+        first_token: u64,
+    ) -> io::Result<ControlServer> {
+        let path = run_root.join(SOCKET);
+        if !is_at(&path, identity) {
+            return Err(io::Error::other("somebody else replaced it"));
+        }
+        open_doors(&path, doors)?;
+        listener.set_nonblocking(true)?;
+        ControlServer::serving(listener, path, identity, own_uid, epoll, first_token)
+    }
+
+    fn serving(
+        listener: UnixListener,
+        path: PathBuf,
+        identity: (u64, u64),
+        own_uid: u32,
+        epoll: &Epoll,
+        first_token: u64,
+    ) -> io::Result<ControlServer> {
         epoll.add(&listener, first_token, Interest::Read)?;
         Ok(ControlServer {
             listener,
             path,
-            identity: (found.dev(), found.ino()),
+            identity,
             own_uid,
             first_token,
             resting: None,
@@ -139,18 +174,9 @@ impl ControlServer {
         })
     }
 
-    /// Opens the socket for other people, after a change of the configuration.
-    ///
-    /// # Errors
-    /// When the file is no longer ours or its mode cannot be changed.
-    pub fn set_doors(&self, doors: Doors) -> io::Result<()> {
-        if !self.is_ours() {
-            return Err(io::Error::other(format!(
-                "cannot change {}: somebody else replaced it",
-                self.path.display()
-            )));
-        }
-        open_doors(&self.path, doors)
+    /// What [`ControlServer::take_over`] needs: the listener, and its file's device and inode.
+    pub fn hand_over(&self) -> (&UnixListener, (u64, u64)) {
+        (&self.listener, self.identity)
     }
 
     /// Whether an event with this token is for the server.
@@ -252,15 +278,9 @@ impl ControlServer {
             self.drop_connection(epoll, id);
         }
         epoll.remove(&self.listener);
-        if self.is_ours() {
+        if is_at(&self.path, self.identity) {
             let _ = fs::remove_file(&self.path);
         }
-    }
-
-    fn is_ours(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| {
-            found.file_type().is_socket() && (found.dev(), found.ino()) == self.identity
-        })
     }
 
     fn accept(&mut self, epoll: &Epoll, now: Timestamp) {
@@ -350,6 +370,12 @@ impl ControlServer {
             connection.unwatch(epoll);
         }
     }
+}
+
+/// Whether that very socket's file lies there.
+fn is_at(path: &Path, identity: (u64, u64)) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|found| found.file_type().is_socket() && (found.dev(), found.ino()) == identity)
 }
 
 fn open_doors(path: &Path, doors: Doors) -> io::Result<()> {

@@ -40,6 +40,9 @@ pub(super) struct Handover {
     pub(super) lock: i32,
     /// The four ends of the logger's lanes.
     pub(super) lanes: [i32; 4],
+    /// The control socket's listener, and its file's device and inode.
+    #[serde(default)]
+    pub(super) control: Option<(i32, (u64, u64))>,
     /// The logger's process.
     pub(super) logger: Option<i32>,
     /// Each chain's end of its pair.
@@ -126,6 +129,7 @@ impl Handover {
         let mut all: Vec<i32> = self.links.values().copied().collect();
         all.extend(self.lanes);
         all.extend(self.mailers.iter().map(|mailer| mailer.socket));
+        all.extend(self.control.map(|(listener, _)| listener));
         all.push(self.lock);
         all
     }

@@ -191,6 +191,7 @@ impl Master {
     ) -> Result<Master, String> {
         let lanes = Lanes::new().map_err(|cause| format!("cannot reach the logger: {cause}"))?;
         let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
+        master.open_control(None);
         (master.cgroups, master.old_cgroups) = cgroups;
         master.start_logger();
         master.load_state();
@@ -263,7 +264,6 @@ impl Master {
             lock,
         };
         master.index_chains();
-        master.open_control();
         Ok(master)
     }
 

@@ -2,6 +2,7 @@
 //! makes the chains those of the new plan.
 
 use std::fs::File;
+use std::os::unix::net::UnixListener;
 
 use super::boot::StartContext;
 use super::ground::Ground;
@@ -34,7 +35,12 @@ impl Master {
         let lock = File::from(adopt(handover.lock)?);
         let [a, b, c, d] = handover.lanes;
         let lanes = Lanes::from_ends([adopt(a)?, adopt(b)?, adopt(c)?, adopt(d)?]);
+        let listener = match handover.control {
+            Some((listener, identity)) => Some((UnixListener::from(adopt(listener)?), identity)),
+            None => None,
+        };
         let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
+        master.open_control(listener);
         master.since = handover.since;
         master.upgrade.last = handover.last_upgrade;
         master.cgroups = handover.cgroups.map(CgroupRoot::at);

@@ -266,6 +266,10 @@ impl Master {
             run_root: self.ground.run_root_path.clone(),
             lock: locks::number(&self.lock),
             lanes: self.lanes.ends().map(locks::number),
+            control: self.control.as_ref().map(|control| {
+                let (listener, identity) = control.hand_over();
+                (locks::number(listener), identity)
+            }),
             logger: self.logger,
             links: self
                 .links
@@ -329,6 +333,9 @@ impl Master {
             }
             for link in self.links.values() {
                 locks::keep_over_exec(&link.socket, keep)?;
+            }
+            if let Some(control) = &self.control {
+                locks::keep_over_exec(control.hand_over().0, keep)?;
             }
             for mailer in self.post.sockets() {
                 locks::keep_over_exec(mailer, keep)?;

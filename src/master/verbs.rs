@@ -2,7 +2,7 @@
 //! `control`.
 
 use std::io::Write;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,8 +26,9 @@ const MOST_LISTED: usize = 1000;
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Master {
-    /// Opens the control socket, or tries again at the next upgrade: supervision needs none.
-    pub(super) fn open_control(&mut self) {
+    /// Opens the control socket, or goes on with the `listener` of the last image and its file's
+    /// identity. What fails is tried again at the next upgrade: supervision needs none.
+    pub(super) fn open_control(&mut self, listener: Option<(UnixListener, (u64, u64))>) {
         let me = privileges::my_uid();
         let everybody = self
             .plan
@@ -37,7 +38,12 @@ impl Master {
             .any(|account| account.uid != 0 && account.uid != me);
         let doors = Doors { gid: self.plan.control_gid, everybody };
         let root = &self.ground.run_root_path;
-        match ControlServer::open(root, doors, me, &self.epoll, FIRST_CONTROL) {
+        let taken = listener.and_then(|old| {
+            ControlServer::take_over(old, root, doors, me, &self.epoll, FIRST_CONTROL).ok()
+        });
+        let opened = taken
+            .map_or_else(|| ControlServer::open(root, doors, me, &self.epoll, FIRST_CONTROL), Ok);
+        match opened {
             Ok(control) => self.control = Some(control),
             Err(cause) => self.log.error(&format!("runnerctl cannot reach me: {cause}")),
         }

@@ -208,19 +208,44 @@ fn the_socket_is_ours_to_replace_and_only_ours_to_remove() {
     let path = bench.root.path().join(SOCKET);
     let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(), 0o600);
-    bench.server.set_doors(Doors { gid: None, everybody: true }).unwrap();
-    assert_eq!(mode(), 0o666);
     let own_uid = bench.server.own_uid;
     let other =
         ControlServer::open(bench.root.path(), NOBODY, own_uid, &bench.epoll, 2 * FIRST).unwrap();
     assert_eq!(mode(), 0o600);
-    assert!(bench.server.set_doors(NOBODY).is_err());
     let fresh = Bench::new();
     std::mem::replace(&mut bench.server, fresh.server).close(&bench.epoll);
     assert!(path.exists(), "the successor's socket was removed");
     other.close(&bench.epoll);
     assert!(!path.exists());
     assert_eq!(fs::read_dir(bench.root.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_next_image_answers_who_connected_before_it() {
+    let mut bench = Bench::new();
+    let path = bench.root.path().join(SOCKET);
+    let early = bench.client();
+    ask(&early, b"{\"verb\":\"status\"}\n");
+    let handed = |server: &ControlServer| {
+        let (listener, identity) = server.hand_over();
+        (listener.try_clone().unwrap(), identity)
+    };
+    let next = handed(&bench.server);
+    bench.epoll.remove(&bench.server.listener);
+    let uid = bench.server.own_uid;
+    let doors = Doors { gid: None, everybody: true };
+    bench.server =
+        ControlServer::take_over(next, bench.root.path(), doors, uid, &bench.epoll, FIRST).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+    let id = bench.settle()[0].id;
+    bench.done(id, "hello", true);
+    assert_eq!(read_all(early), [r#"{"done":"hello"}"#]);
+    // Not where somebody else listens meanwhile.
+    let next = handed(&bench.server);
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    let epoll = Epoll::new().unwrap();
+    assert!(ControlServer::take_over(next, bench.root.path(), NOBODY, uid, &epoll, FIRST).is_err());
 }
 
 #[test]
