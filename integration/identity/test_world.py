@@ -14,7 +14,7 @@ import unittest
 from lib.harness import MASTER, Case, add_user, remove_user, wait_for
 
 HERE = pathlib.Path(__file__).resolve().parent
-ALICE, BOB, CLUB = "runner-it-alice", "runner-it-bob", "runner-it-club"
+ALICE, BOB, CLUB = "runner-idw-alice", "runner-idw-bob", "runner-idw-club"
 NUMBER = 54321
 ROOTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USERS_PATH = "/usr/local/bin:/usr/bin:/bin"

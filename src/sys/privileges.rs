@@ -44,7 +44,7 @@ pub fn drop_privileges(identity: &Identity<'_>, parent: i32) -> Result<(), Strin
     }
     priorities::set(&identity.priorities, is_root())?;
     launcher::forget_personality();
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(identity.umask));
+    super::stdio::set_umask(identity.umask);
     become_account(identity.account)?;
     if identity.no_new_privs {
         rustix::thread::set_no_new_privs(true)

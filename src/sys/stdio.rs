@@ -36,7 +36,9 @@ pub fn stdin_to_null() -> io::Result<()> {
 
 /// Sets the file mode creation mask (umask(2)).
 pub fn set_umask(mask: u32) {
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    // SAFETY: umask takes an integer and touches no memory. (The wrappers of it end the process if
+    // it fails, which it never does by its manual.)
+    unsafe { libc::umask(mask) };
 }
 
 /// Puts a descriptor on 1 and 2.

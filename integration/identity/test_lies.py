@@ -1,0 +1,148 @@
+"""System calls that fail, and system calls that say they succeeded and did nothing, while a chain
+becomes its user: no task runs as somebody else, the admins hear of it, the master lives on.
+
+One chain a case. Each first process is held at its lock until strace(1) sits on it; the process
+after it is left alone, so every chain recovers.
+"""
+
+import os
+import subprocess
+import sys
+import unittest
+
+from lib.harness import Case, add_user, alive, remove_user, status_field, wait_for
+
+ALICE = "runner-idl-alice"
+
+HOLDER = """
+import fcntl, sys, time
+held = []
+for name in sys.argv[1:]:
+    file = open(name, "w")
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    held.append(file)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+# What is injected, what the chain has to be configured with, what is told.
+USER = "cannot become user"
+CASES = {
+    "groups-lie": ("setgroups:retval=0", "", "the list of groups did not change"),
+    "groups-fail": ("setgroups:error=EPERM", "", "cannot set the groups"),
+    "gid-lie": ("setresgid:retval=0", "", "the group id did not change"),
+    "gid-fail": ("setresgid:error=EPERM", "", "cannot become group"),
+    "uid-lie": ("setresuid:retval=0", "", "the user id did not change"),
+    "uid-fail": ("setresuid:error=EPERM", "", USER),
+    "uid-again": ("setresuid:error=EAGAIN", "", USER),
+    "uid-back": ("setresuid:retval=0:when=2+", "", "root came back"),
+    "nice-lie": ("setpriority:retval=0", "nice: 5,", "cannot set nice to 5: it did not change"),
+    "nice-fail": ("setpriority:error=EACCES", "nice: 5,", "cannot set nice to 5"),
+    "io-lie": ("ioprio_set:retval=0", "ionice: BestEffort(6),", "cannot set ionice to 0x4006: it did not change"),
+    "io-fail": ("ioprio_set:error=EPERM", "", "cannot set ionice"),
+    "sched-lie": ("sched_setscheduler:retval=0", "scheduler: Batch,", "cannot set scheduler 3 with priority 0: it did"),
+    "sched-fail": ("sched_setscheduler:error=EPERM", "", "cannot set scheduler 0"),
+    "cpu-lie": ("sched_setaffinity:retval=0", "cpu_affinity: [1],", "cannot set cpu_affinity to [1]: it did not change"),
+    "cpu-fail": ("sched_setaffinity:error=EPERM", "", "cannot set all CPUs"),
+    "oom-lie": ("write:retval=3", "oom_score_adj: 300,", "cannot set oom_score_adj to 300: it did not change"),
+    "oom-fail": ("write:error=EACCES", "oom_score_adj: 300,", "cannot set oom_score_adj to 300"),
+    "limit-lie": ("prlimit64:retval=0", "", "cannot set the limit"),
+    "limit-fail": ("prlimit64:error=EPERM", "", "cannot set the limit"),
+    "umask-lie": ("umask:retval=18", 'umask: "077",', "cannot set umask to 077: it did not change"),
+    "umask-fail": ("umask:error=EPERM", 'umask: "077",', "cannot set umask to 077"),
+    "prctl-lie": ("prctl:retval=0", "", "cannot ask for a signal at the master's death"),
+    "privs-lie": ("prctl:retval=0", "no_new_privs: true,", "cannot set no_new_privs: it did not change"),
+    "prctl-fail": ("prctl:error=EPERM", "", "cannot"),
+    "caps-fail": ("capget:error=EPERM", "", "cannot read capabilities"),
+    "keys-fail": ("keyctl:error=ENOMEM", "", "cannot leave root's session keyring"),
+    "getuid-fail": ("getresuid:error=EFAULT", "", "cannot read my user ids"),
+    # In the task's own process, before its program is executed.
+    "cwd-lie": ("fchdir:retval=0", "", "cannot enter the working folder"),
+    "cwd-fail": ("fchdir:error=EACCES", "", "cannot enter the working folder"),
+    "session-lie": ("setsid:retval=1", "", "cannot make a session"),
+    "session-fail": ("setsid:error=EPERM", "", "cannot make a session"),
+}
+IN_THE_TASK = ("cwd-lie", "cwd-fail", "session-lie", "session-fail")
+
+
+class Lies(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.alice = add_user(ALICE)
+        subprocess.run(["usermod", "-aG", "adm", ALICE], check=True, capture_output=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        remove_user(ALICE)
+
+    def mails(self, chain):
+        """Subject and body of each mail to a chain's own address."""
+        import email
+        import email.policy
+        found = []
+        folder = self.path("mail/new")
+        for path in folder.iterdir() if folder.is_dir() else []:
+            mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+            if mail["To"] == f"{chain}@example.org":
+                found.append(f"{mail['Subject']}\n{mail.get_body().get_content()}")
+        return found
+
+    def test_a_call_that_fails_or_lies_never_lets_a_task_run_as_somebody_else(self):
+        work = self.path("work")
+        work.mkdir()
+        os.chown(work, self.alice.pw_uid, self.alice.pw_gid)
+        locks = self.path("run/lock")
+        locks.mkdir(parents=True)
+        locks.chmod(0o700)
+        chains = "\n".join(
+            f'(name: "{name}", user: "{ALICE}", cwd: "{work}", {fields} kill_timeout: "60s", to: ["{name}@example.org"], '
+            f'tasks: [(name: "t", sh: "echo $(id -u) $(id -ru) $(id -g) $(id -G) >> {name}",'
+            f' success_cooldown: "100ms", fail_cooldown: "1s")]),'
+            for name, (_, fields, _) in CASES.items())
+        config = self.write_config(chains, self.mail_to_maildir())
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, *(str(locks / f"{name}.lock") for name in CASES)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.wait)
+        self.assertEqual(holder.stdout.readline(), "held\n")
+        for name in CASES:
+            (locks / f"{name}.lock").chmod(0o600)
+        master = self.start(config)
+        pids = wait_for("a process of each chain", lambda: (s := self.status()) and (
+            p := {c["name"]: c["pid"] for c in s["chains"]}) and all(p.values()) and p, 60)
+        tracers = []
+        for name, (inject, _, _) in CASES.items():
+            call = inject.split(":")[0]
+            only = ["-P", f"/proc/{pids[name]}/oom_score_adj"] if call == "write" else []
+            tracers.append(subprocess.Popen(
+                ["strace", "-f", "-qq", "-o", str(self.path(f"trace.{name}")), *only, "-e", f"trace={call}",
+                 "-e", f"inject={inject}", "-p", str(pids[name])], stderr=subprocess.DEVNULL))
+        self.addCleanup(lambda: [(tracer.kill(), tracer.wait()) for tracer in tracers])
+        for name, pid in pids.items():
+            wait_for(f"strace on {name}", lambda: status_field(pid, "TracerPid") != ["0"], 60)
+        holder.stdin.close()
+        holder.wait(30)
+
+        groups = sorted(os.getgrouplist(ALICE, self.alice.pw_gid))
+        for name, (inject, _, words) in CASES.items():
+            with self.subTest(name, inject=inject):
+                first = "[t] First" if name in IN_THE_TASK else f"[chain {name}] First"
+                told = wait_for(f"a mail of {name}: {self.chain(name)}, not only {self.mails(name)}", lambda: [
+                    mail for mail in self.mails(name) if mail.startswith(first)], 60)
+                self.assertIn(words, told[0])
+                if name not in IN_THE_TASK:
+                    wait_for(f"{name} has let go of its first process", lambda: not alive(pids[name]), 60)
+                    wait_for(f"{name} runs again", lambda: self.lines(f"work/{name}"), 60)
+                for line in self.lines(f"work/{name}"):
+                    real = [int(word) for word in line.split()]
+                    self.assertEqual(real[:3], [self.alice.pw_uid, self.alice.pw_uid, self.alice.pw_gid])
+                    self.assertEqual(sorted(real[3:]), groups)
+        self.assertIsNone(master.poll())
+        for tracer in tracers:
+            tracer.kill()
+        self.assertEqual(self.stop(master), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
