@@ -54,14 +54,17 @@ fn imports_point_down_only() {
     never("sys", &above);
     never("chain", &["crate::master", "crate::mailer", "crate::checker", "crate::client"]);
     never("mailer", &["crate::master", "crate::chain", "crate::checker", "crate::client"]);
+    never("worker", &["crate::checker", "crate::client"]);
+    never("worker", &processes);
     never("logger", &["crate::master", "crate::chain", "crate::mailer", "crate::client"]);
 }
 
 #[test]
 fn system_calls_and_unsafe_live_on_the_ground_floor_alone() {
-    for folder in
-        ["master", "chain", "logger", "mailer", "checker", "client", "policy", "config", "wire"]
-    {
+    for folder in [
+        "master", "chain", "logger", "mailer", "checker", "client", "worker", "policy", "config",
+        "wire",
+    ] {
         never(
             folder,
             &[" nix::", "(nix::", "rustix::", "libc::", "unsafe {", "unsafe fn", "unsafe impl"],

@@ -5,6 +5,7 @@
 //! It ends at SIGTERM (the current run is ended), at SIGQUIT and SIGHUP (after the current run),
 //! and when its master is gone, told by PDEATHSIG (prctl(2)) or by the closed end of their pair.
 
+mod call;
 pub(crate) mod kept;
 mod lines;
 mod output;
@@ -13,20 +14,22 @@ mod reports;
 mod run;
 mod tail;
 mod take_up;
+mod worker;
 mod world;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use crate::config::model::Chain;
+use crate::config::model::{Chain, Task};
 use crate::policy::task_loop::{Step, TaskLoop, resume_at};
 use crate::sys::account::Account;
 use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, leave};
-use crate::sys::signals::{SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, Signals};
+use crate::sys::signals::{SIGCHLD, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, Signals};
 use crate::sys::spawn::Image;
 use crate::sys::{clock, poll};
 use crate::wire::report::{Order, Report};
@@ -34,6 +37,7 @@ use crate::wire::time::Timestamp;
 use output::Output;
 use reports::{FromMaster, ReportSender};
 use run::Ended;
+use worker::{Keeper, Live};
 
 /// Everything that a chain process is born with.
 pub struct Setup<'a> {
@@ -77,7 +81,13 @@ enum Wish {
 /// A chain process at work.
 struct Runner<'a> {
     chain: &'a Chain,
+    /// The tasks with what a worker's functions say of themselves.
+    tasks: Cow<'a, [Task]>,
     images: Vec<Image>,
+    /// `Some` iff a worker runs tasks of this chain.
+    keeper: Option<Keeper>,
+    /// A child may have ended since the last look.
+    children_changed: bool,
     signals: Signals,
     reports: ReportSender,
     output: Output,
@@ -108,7 +118,14 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 TaskLoop::new(resume.0, resume.1.map(to_chain_clock), setup.chain.on_failure);
             let mut runner = Runner {
                 chain: setup.chain,
-                images: parts.images,
+                tasks: Cow::Borrowed(&setup.chain.tasks),
+                images: parts.world.images,
+                keeper: parts
+                    .world
+                    .worker
+                    .zip(setup.chain.worker.clone())
+                    .map(|(program, rules)| Keeper { program, rules, live: None }),
+                children_changed: false,
                 signals: parts.signals,
                 reports,
                 output: parts.output,
@@ -122,6 +139,7 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 lock: parts.lock,
             };
             runner.reports.send(Report::Ready);
+            runner.prepare_worker();
             runner.live(order);
             runner.reports.flush_waiting(Duration::from_secs(2));
             leave(0)
@@ -144,7 +162,9 @@ impl Runner<'_> {
             if let Some(task) = self.run_now.take() {
                 order.run_now(task);
             }
+            self.look_after_worker();
             if self.wish != Wish::GoOn {
+                self.retire_worker();
                 self.say_goodbye(&order, now);
                 return;
             }
@@ -163,7 +183,8 @@ impl Runner<'_> {
                 }
                 Step::Run(index) => match self.run(index) {
                     Ended::ByItself { success } => {
-                        order.run_ended(&self.chain.tasks, success, chain_clock());
+                        order.run_ended(&self.tasks, success, chain_clock());
+                        self.renew_worker();
                     }
                     Ended::Interrupted => order.run_interrupted(&self.chain.tasks),
                     Ended::Stuck => {
@@ -206,6 +227,10 @@ impl Runner<'_> {
     /// Waits for anything, at most `patience`, and takes note of it. Output is read in passing.
     fn wait(&mut self, patience: Option<Duration>) {
         let mut fds = vec![self.signals.as_fd(), self.reports.as_fd()];
+        let replies = self.worker().and_then(Live::source);
+        let hears = replies.is_some();
+        fds.extend(replies);
+        let others = fds.len();
         fds.extend(self.output.sources());
         // Old output is compressed when nothing else is to be done.
         let packing = self.output.wants_packing();
@@ -215,8 +240,14 @@ impl Runner<'_> {
         if packing && !ready.contains(&true) {
             self.output.pack_some();
         }
-        if look_again.is_some() || ready[2..].contains(&true) {
+        if look_again.is_some() || ready[others..].contains(&true) {
             self.output.pump();
+        }
+        if hears
+            && ready[2]
+            && let Some(live) = self.worker_mut()
+        {
+            live.hear(clock::monotonic());
         }
         if ready[0] {
             self.take_signals();
@@ -237,7 +268,13 @@ impl Runner<'_> {
                 SIGQUIT | SIGHUP if self.wish == Wish::GoOn => {
                     self.wish = Wish::LeaveAfterRun(signal.number);
                 }
+                SIGCHLD => self.children_changed = true,
                 SIGUSR1 => {
+                    if self.output.is_raw()
+                        && let Some(live) = self.worker_mut()
+                    {
+                        live.stale = true;
+                    }
                     if let Err(cause) = self.output.reopen() {
                         self.reports.say("warning", cause);
                     }

@@ -43,6 +43,10 @@ struct Source {
     stream: Stream,
     /// `Some` while the run is read from.
     pipe: Option<OwnedFd>,
+    /// `Some` while a worker has the other end: it lives longer than a run.
+    worker: Option<OwnedFd>,
+    /// Which of the two is read now.
+    of_worker: bool,
     tail: Tail,
     cutter: Cutter,
     /// What a full lane refused.
@@ -122,12 +126,67 @@ impl Output {
         Ok((file.into(), again.into()))
     }
 
+    /// The ends for a new worker's descriptors 1 and 2. What it says before its first run is its
+    /// own, unless a run has begun that waits for it.
+    ///
+    /// # Errors
+    /// As [`Output::begin`].
+    pub(super) fn begin_worker(&mut self, awaited: bool) -> io::Result<(OwnedFd, OwnedFd)> {
+        if !awaited {
+            self.begin_call("worker", 0, false);
+        }
+        let Some(path) = &self.raw else {
+            return Ok((self.stdout.begin_worker()?, self.stderr.begin_worker()?));
+        };
+        let file = open_raw(path).map_err(io::Error::other)?;
+        let again = file.try_clone()?;
+        Ok((file.into(), again.into()))
+    }
+
+    /// From now on what the worker says is said by this run. What it said before is not told of
+    /// the run, but for one that has begun with the start of the worker.
+    pub(super) fn begin_call(&mut self, task: &str, run: u64, fresh: bool) {
+        self.who.task.clear();
+        self.who.task.push_str(task);
+        self.who.run = run;
+        if let Relay::File(lines) = &mut self.relay {
+            lines.begin_run();
+        }
+        for source in [&mut self.stdout, &mut self.stderr] {
+            source.of_worker = true;
+            if !fresh {
+                source.tail.clear();
+            }
+        }
+        if let Some(path) = &self.raw {
+            let reader = append::open_to_read(path).ok();
+            self.written = reader.and_then(|reader| {
+                let length = reader.metadata().ok()?.len();
+                Some((reader, length))
+            });
+        }
+    }
+
+    /// The worker is gone: what it still said is read.
+    pub(super) fn end_worker(&mut self) {
+        if self.stdout.worker.is_some() && self.stdout.of_worker {
+            self.pump();
+        }
+        self.stdout.worker = None;
+        self.stderr.worker = None;
+    }
+
+    /// Whether the worker holds a file that was opened when it started.
+    pub(super) fn is_raw(&self) -> bool {
+        self.raw.is_some()
+    }
+
     /// What to wait for: nothing of a task that is held.
     pub(super) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.stdout, &self.stderr]
             .into_iter()
             .filter(|source| source.held.is_empty())
-            .filter_map(|source| source.pipe.as_ref().map(AsFd::as_fd))
+            .filter_map(|source| source.open().map(AsFd::as_fd))
     }
 
     /// After which time [`Output::pump`] must be called though nothing is to be read.
@@ -148,8 +207,8 @@ impl Output {
         self.relay.flush(&self.who);
     }
 
-    /// The program has exited: what is there now is all that counts; somebody who still holds the
-    /// other end is not waited for.
+    /// The program has exited, or the worker has ended its run: what is there now is all that
+    /// counts; somebody who still holds the other end is not waited for.
     pub(super) fn finish(&mut self) -> Tails {
         if let Some((file, from)) = self.written.take() {
             return Tails { stdout: Vec::new(), stderr: read_tail(&file, from) };
@@ -191,13 +250,35 @@ impl Output {
 impl Source {
     fn new(stream: Stream) -> Source {
         let (tail, cutter) = (Tail::default(), Cutter::default());
-        Source { stream, pipe: None, tail, cutter, held: Vec::new() }
+        let held = Vec::new();
+        Source { stream, pipe: None, worker: None, of_worker: false, tail, cutter, held }
     }
 
     fn begin(&mut self) -> io::Result<OwnedFd> {
         let (source, sink) = pipe::output_pipe()?;
         self.pipe = Some(source);
+        self.of_worker = false;
         Ok(sink)
+    }
+
+    fn begin_worker(&mut self) -> io::Result<OwnedFd> {
+        let (source, sink) = pipe::output_pipe()?;
+        self.worker = Some(source);
+        self.of_worker = true;
+        Ok(sink)
+    }
+
+    /// What is read from now.
+    fn open(&self) -> Option<&OwnedFd> {
+        if self.of_worker { self.worker.as_ref() } else { self.pipe.as_ref() }
+    }
+
+    fn close(&mut self) {
+        if self.of_worker {
+            self.worker = None;
+        } else {
+            self.pipe = None;
+        }
     }
 
     fn pump(&mut self, buffer: &mut [u8], turns: usize, who: &Speaker, relay: &mut Relay) {
@@ -206,14 +287,14 @@ impl Source {
             self.relay(&held, who, relay);
         }
         for _ in 0..turns {
-            let Some(pipe) = self.pipe.as_ref().filter(|_| self.held.is_empty()) else { return };
+            let Some(pipe) = self.open().filter(|_| self.held.is_empty()) else { return };
             match pipe::read(pipe, buffer) {
                 pipe::Read::Bytes(count) => {
                     self.tail.push(&buffer[..count]);
                     self.relay(&buffer[..count], who, relay);
                 }
                 pipe::Read::Empty => return,
-                pipe::Read::Closed => self.pipe = None,
+                pipe::Read::Closed => self.close(),
             }
         }
     }
@@ -232,6 +313,10 @@ impl Source {
     /// The end of a run: the little that is held may wait until the patience is used up.
     fn finish(&mut self, who: &Speaker, relay: &mut Relay) {
         self.pipe = None;
+        self.flush(who, relay);
+    }
+
+    fn flush(&mut self, who: &Speaker, relay: &mut Relay) {
         while !self.held.is_empty() {
             relay.wait(LOOK);
             let held = std::mem::take(&mut self.held);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::output::Tails;
 use super::{Runner, Wish, kept, world};
-use crate::config::model::{Leftovers, Task};
-use crate::policy::fingerprint;
+use crate::config::model::{Command, Leftovers, Task};
+use crate::policy::fingerprint::{self, Finding};
 use crate::sys::clock;
 use crate::sys::fork::Pid;
 use crate::sys::pidfd::PidFd;
@@ -31,6 +31,17 @@ struct Ending {
     next_round: Duration,
 }
 
+/// A run that is over.
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    pub(super) success: bool,
+    /// `Some` iff it failed.
+    pub(super) finding: Option<Finding>,
+    pub(super) tails: Tails,
+    /// Something that it started cannot be ended with this user's rights.
+    pub(super) stuck: bool,
+}
+
 /// What came of a run, for the order of the tasks.
 pub(super) enum Ended {
     /// It succeeded or failed.
@@ -52,12 +63,30 @@ impl Runner<'_> {
         let run = self.run_number;
         let started = (Timestamp(clock::boottime_ms()), clock::monotonic());
         self.reports.send(Report::Started { run, task: task.name.clone(), at: started.0 });
+        let done = match &task.command {
+            Command::Call(name) if self.keeper.is_some() => self.call(task, name, run, started.1),
+            _ => self.execute(index, task, run, started.1),
+        };
+        let (stuck, success) = (done.stuck, done.success);
+        let interrupted = done.outcome == Outcome::Interrupted;
+        self.report_end(task, run, started, done);
+        if stuck {
+            Ended::Stuck
+        } else if interrupted {
+            Ended::Interrupted
+        } else {
+            Ended::ByItself { success }
+        }
+    }
+
+    /// A run of a command.
+    fn execute(&mut self, index: usize, task: &Task, run: u64, started: Duration) -> Done {
         let (outcome, tails, stuck) = match self.start(index, task, run) {
             Ok(pid) => {
-                let outcome = self.wait_for_exit(pid, task, started.1);
+                let outcome = self.wait_for_exit(pid, task, started);
                 let tails = self.output.finish();
                 let ended_by_us = matches!(outcome, Outcome::Timeout | Outcome::Interrupted);
-                let stuck = self.end_leftovers(task, ended_by_us);
+                let stuck = self.end_leftovers(&task.name, ended_by_us);
                 (outcome, tails, stuck)
             }
             Err(failure) => {
@@ -68,14 +97,9 @@ impl Runner<'_> {
             }
         };
         let success = matches!(&outcome, Outcome::Exit(code) if task.ok_exit.contains(code));
-        self.report_end(task, run, outcome.clone(), success, started, &tails);
-        if stuck {
-            Ended::Stuck
-        } else if outcome == Outcome::Interrupted {
-            Ended::Interrupted
-        } else {
-            Ended::ByItself { success }
-        }
+        let failed = !success && outcome != Outcome::Interrupted;
+        let finding = failed.then(|| fingerprint::of(&outcome, &tails.stderr));
+        Done { outcome, success, finding, tails, stuck }
     }
 
     fn start(&mut self, index: usize, task: &Task, run: u64) -> Result<Pid, Failure> {
@@ -115,9 +139,10 @@ impl Runner<'_> {
 
     /// Asks everything of the run to end.
     fn begin_ending(&mut self, why: Outcome, now: Duration) -> Ending {
-        signal_descendants(&self.kept, self.chain.stop_signal);
+        let spared = self.spared();
+        signal_descendants(&spared, self.chain.stop_signal);
         // A stopped process would never see the request.
-        signal_descendants(&self.kept, SIGCONT);
+        signal_descendants(&spared, SIGCONT);
         let kill_at = now.saturating_add(self.chain.kill_timeout);
         Ending { why, kill_at, next_round: kill_at }
     }
@@ -130,7 +155,7 @@ impl Runner<'_> {
             self.hurry = false;
         }
         if now >= ending.next_round {
-            signal_descendants(&self.kept, SIGKILL);
+            signal_descendants(&self.spared(), SIGKILL);
             ending.next_round = now.saturating_add(KILL_ROUND);
         }
         ending.next_round
@@ -146,10 +171,7 @@ impl Runner<'_> {
                 Ok(Reaped::One(Change::Killed(child, signal))) if child == pid => {
                     return Some(Outcome::Signal(signal));
                 }
-                Ok(Reaped::One(Change::Exited(child, _) | Change::Killed(child, _))) => {
-                    self.kept.retain(|kept| *kept != child);
-                }
-                Ok(Reaped::One(_)) => {}
+                Ok(Reaped::One(change)) => self.take_note_of(change),
                 Ok(Reaped::Nothing) => return None,
                 // The program is nobody's child any more: it cannot be waited for.
                 Ok(Reaped::NoChildren) | Err(_) => return Some(Outcome::Interrupted),
@@ -159,7 +181,7 @@ impl Runner<'_> {
 
     /// Ends what the program left behind, or keeps it as configured; whether something cannot be
     /// ended with this user's rights.
-    fn end_leftovers(&mut self, task: &Task, ended_by_us: bool) -> bool {
+    pub(super) fn end_leftovers(&mut self, task: &str, ended_by_us: bool) -> bool {
         if self.nothing_left() {
             return false;
         }
@@ -171,22 +193,28 @@ impl Runner<'_> {
         if self.chain.leftovers == Leftovers::Keep && !ended_by_us {
             self.kept.extend(left);
             self.write_down_kept();
-            self.reports.say(
-                "info",
-                format!("[{}] left {count} processes behind; they are kept", task.name),
-            );
+            self.reports
+                .say("info", format!("[{task}] left {count} processes behind; they are kept"));
+            return false;
+        }
+        let stuck = self.end_everything();
+        self.reports.send(Report::Leftovers { task: task.to_owned(), count, ended: !stuck });
+        stuck
+    }
+
+    /// Ends all that is not spared; whether something cannot be ended.
+    pub(super) fn end_everything(&mut self) -> bool {
+        if self.nothing_left() {
             return false;
         }
         let begun = clock::monotonic();
         let mut ending = self.begin_ending(Outcome::Interrupted, begun);
         loop {
             if self.nothing_left() {
-                self.tell_leftovers(task, count, true);
                 return false;
             }
             let now = clock::monotonic();
             if now >= ending.kill_at.saturating_add(KILL_PATIENCE) {
-                self.tell_leftovers(task, count, false);
                 return true;
             }
             let again = self.press(&mut ending, now);
@@ -204,33 +232,48 @@ impl Runner<'_> {
         }
     }
 
-    fn tell_leftovers(&mut self, task: &Task, count: u32, ended: bool) {
-        self.reports.send(Report::Leftovers { task: task.name.clone(), count, ended });
-    }
-
-    /// Reaps whatever has ended; whether nothing but what is kept remains. For a subreaper this
+    /// Reaps whatever has ended; whether nothing but what is spared remains. For a subreaper this
     /// is exact: double-forked and setsid'd processes included.
-    fn nothing_left(&mut self) -> bool {
+    pub(super) fn nothing_left(&mut self) -> bool {
         loop {
             match reap(false) {
-                Ok(Reaped::One(Change::Exited(child, _) | Change::Killed(child, _))) => {
-                    self.kept.retain(|kept| *kept != child);
-                }
-                Ok(Reaped::One(_)) => {}
+                Ok(Reaped::One(change)) => self.take_note_of(change),
                 Ok(Reaped::NoChildren) | Err(_) => {
                     self.kept.clear();
                     return true;
                 }
                 Ok(Reaped::Nothing) => {
-                    return !self.kept.is_empty() && self.living_children().is_empty();
+                    let some_are_spared = !self.kept.is_empty() || self.worker_pid().is_some();
+                    return some_are_spared && self.living_children().is_empty();
                 }
             }
         }
     }
 
+    /// A child that is none any more: one that was kept, or the worker.
+    fn take_note_of(&mut self, change: Change) {
+        let (Change::Exited(child, _) | Change::Killed(child, _)) = change else { return };
+        self.kept.retain(|kept| *kept != child);
+        if let Some(live) = self.worker_mut().filter(|live| live.pid == child) {
+            live.exited = Some(change);
+        }
+    }
+
+    /// The worker, while it is an unreaped child.
+    fn worker_pid(&self) -> Option<Pid> {
+        let live = self.keeper.as_ref()?.live.as_ref()?;
+        live.exited.is_none().then_some(live.pid)
+    }
+
+    /// What does not end with a run: neither it nor what is below it.
+    fn spared(&self) -> Vec<Pid> {
+        self.kept.iter().copied().chain(self.worker_pid()).collect()
+    }
+
     fn living_children(&self) -> Vec<Pid> {
         let mut children = crate::sys::wait::children().unwrap_or_default();
-        children.retain(|child| !self.kept.contains(child));
+        let worker = self.worker_pid();
+        children.retain(|child| !self.kept.contains(child) && Some(*child) != worker);
         children
     }
 
@@ -248,17 +291,9 @@ impl Runner<'_> {
         }
     }
 
-    fn report_end(
-        &mut self,
-        task: &Task,
-        run: u64,
-        outcome: Outcome,
-        success: bool,
-        started: (Timestamp, Duration),
-        tails: &Tails,
-    ) {
+    fn report_end(&mut self, task: &Task, run: u64, started: (Timestamp, Duration), done: Done) {
+        let Done { outcome, success, finding, tails, .. } = done;
         let took = clock::monotonic().saturating_sub(started.1);
-        let failed = !success && outcome != Outcome::Interrupted;
         let mut end = RunEnd {
             run,
             task: task.name.clone(),
@@ -274,8 +309,7 @@ impl Runner<'_> {
             stdout: String::new(),
             outcome,
         };
-        if failed {
-            let finding = fingerprint::of(&end.outcome, &tails.stderr);
+        if let Some(finding) = finding {
             end.fingerprint = finding.fingerprint;
             end.message = finding.message;
             end.stderr = last_text(&tails.stderr);
@@ -295,7 +329,6 @@ fn last_text(bytes: &[u8]) -> String {
 }
 
 fn describe(task: &Task, failure: &Failure) -> String {
-    use crate::config::model::Command;
     let program = match &task.command {
         Command::Run(argv) => argv.first().cloned().unwrap_or_default(),
         Command::Sh(_) => "/bin/sh".to_owned(),

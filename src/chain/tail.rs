@@ -18,6 +18,11 @@ impl Tail {
         self.0.extend(keep);
     }
 
+    /// Forgets what was kept.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// What was kept; the window is empty then.
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.0.drain(..).collect()

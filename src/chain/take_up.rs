@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::output::Output;
 use super::reports::ReportSender;
+use super::world::World;
 use super::{Setup, kept, world};
 use crate::config::model::{Chain, GroupSpec, IoNice, Leftovers, Scheduler, UserSpec};
 use crate::sys::account::{Account, Who, resolve};
@@ -21,12 +22,12 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::priorities::Priorities;
 use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
 use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM, Signals};
-use crate::sys::spawn::{Image, reserve_low_descriptors};
+use crate::sys::spawn::reserve_low_descriptors;
 use crate::sys::{clock, fs, locks, poll, proc, stdio};
 
 /// What is left of the way into a chain.
 pub(super) struct Parts {
-    pub(super) images: Vec<Image>,
+    pub(super) world: World,
     pub(super) signals: Signals,
     pub(super) output: Output,
     pub(super) null: OwnedFd,
@@ -114,10 +115,10 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
     if setup.first && found_pidfile && setup.old_cgroups.is_none() {
         taking.end_marked(account.uid, &kept)?;
     }
-    let images = world::images(chain, account, setup.instance)?;
+    let world = world::lay_out(chain, account, setup.instance)?;
     let output = Output::open(chain, setup.lane)?;
     let null = stdio::open_null().map_err(|e| format!("cannot open /dev/null: {e}"))?;
-    Ok(Parts { images, signals, output, null, lock, kept })
+    Ok(Parts { world, signals, output, null, lock, kept })
 }
 
 struct Taking<'a, 'b> {

@@ -10,20 +10,25 @@ use crate::config::model::{Chain, Command};
 use crate::policy::environment::{Login, environment};
 use crate::sys::account::Account;
 use crate::sys::limits;
-use crate::sys::spawn::Image;
+use crate::sys::spawn::{Image, candidates};
+use crate::worker::{self, Ground, Program};
 
 /// The largest env_file, in bytes.
 const MAX_ENV_FILE: u64 = 1 << 20;
 
-/// One [`Image`] per task, in the chain's order; reads the env_file with the caller's rights.
+/// What a chain runs.
+pub(super) struct World {
+    /// One per task, in the chain's order.
+    pub(super) images: Vec<Image>,
+    /// `Some` iff the chain has a worker and a task for it.
+    pub(super) worker: Option<Program>,
+}
+
+/// Lays everything out; reads the env_file with the caller's rights.
 ///
 /// # Errors
 /// When the env_file cannot be read, or something holds NUL.
-pub(super) fn images(
-    chain: &Chain,
-    account: &Account,
-    instance: &str,
-) -> Result<Vec<Image>, String> {
+pub(super) fn lay_out(chain: &Chain, account: &Account, instance: &str) -> Result<World, String> {
     let from_file = match &chain.env_file {
         Some(path) => read_env_file(path)?,
         None => Vec::new(),
@@ -44,7 +49,17 @@ pub(super) fn images(
         .cwd
         .clone()
         .unwrap_or_else(|| if account.home.is_dir() { account.home.clone() } else { "/".into() });
-    chain
+    let calls = worker::calls(chain);
+    let worker = match &chain.worker {
+        Some(worker) if !calls.is_empty() => {
+            let (variables, cwd) = (variables.as_slice(), cwd.as_path());
+            let ground =
+                Ground { variables, cwd, death_signal: chain.stop_signal, limits: &limits };
+            Some(Program::new(worker, &calls, ground)?)
+        }
+        _ => None,
+    };
+    let images = chain
         .tasks
         .iter()
         .map(|task| {
@@ -72,7 +87,8 @@ pub(super) fn images(
                 limits: limits.clone(),
             })
         })
-        .collect()
+        .collect::<Result<_, String>>()?;
+    Ok(World { images, worker })
 }
 
 /// Tells a run its number, in the last variable.
@@ -80,17 +96,6 @@ pub(super) fn number_run(image: &mut Image, run: u64) {
     if let (Some(last), Ok(mark)) = (image.envp.last_mut(), c_string(format!("RUNNER_RUN={run}"))) {
         *last = mark;
     }
-}
-
-/// Where a program may lie: itself if it names a path, else every folder of PATH (execvp(3)).
-fn candidates(program: &str, path: &str) -> Vec<String> {
-    if program.contains('/') {
-        return vec![program.to_owned()];
-    }
-    path.split(':')
-        .map(|folder| if folder.is_empty() { "." } else { folder })
-        .map(|folder| format!("{folder}/{program}"))
-        .collect()
 }
 
 fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, String> {

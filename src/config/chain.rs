@@ -114,7 +114,7 @@ pub(crate) fn read(
         worker,
         tasks,
     };
-    workers_to_come(reader, &fields, &chain);
+    idle_worker(reader, &fields, &chain);
     (name.is_some()).then_some((chain, places))
 }
 
@@ -123,23 +123,30 @@ fn worker(decide: &mut Decider<'_>, own: &ChainLayer, outer: &DefaultLayers) -> 
     let max_rss = decide.maybe("max_rss", [&own.max_rss, &outer.chain.max_rss]);
     let isolation =
         decide.or("isolation", [&own.isolation, &outer.chain.isolation], Isolation::Warm);
+    let ready_timeout = decide.or(
+        "ready_timeout",
+        [&own.ready_timeout, &outer.chain.ready_timeout],
+        Duration::from_secs(60),
+    );
     let program = decide.maybe("worker", [&own.worker, &outer.chain.worker])?;
-    Some(Worker { program, max_runs, max_rss, isolation })
+    Some(Worker { program, max_runs, max_rss, isolation, ready_timeout })
 }
 
-/// Not yet: workers and `call` are understood and refused until a chain can run them. Taking this
-/// function and its call away is all that is needed then; the rule that a `call` needs a `worker`
-/// stays.
-fn workers_to_come(reader: &mut Reader<'_>, fields: &Fields<'_>, chain: &Chain) {
-    let help = || Some("a command works: run: [\"python\", \"manage.py\", \"…\"]".to_owned());
-    if chain.worker.is_some()
-        && let Some(entry) = fields.get("worker")
-    {
-        reader.error(&entry.name_span, "`worker` does not work yet in this version", help());
-    } else if chain.tasks.iter().any(|task| matches!(task.command, Command::Call(_)))
-        && let Some(entry) = fields.get("tasks")
-    {
-        reader.error(&entry.name_span, "`call` does not work yet in this version", help());
+/// A chain that names a worker of its own and has nothing for it to do.
+fn idle_worker(reader: &mut Reader<'_>, fields: &Fields<'_>, chain: &Chain) {
+    // What a task with a fault would run is not known: that was told.
+    let other = |task: &Task| match &task.command {
+        Command::Run(argv) => !argv.is_empty(),
+        Command::Sh(_) => true,
+        Command::Call(_) => false,
+    };
+    let idle = !chain.tasks.is_empty() && chain.tasks.iter().all(other);
+    if let (Some(_), true, Some(entry)) = (&chain.worker, idle, fields.get("worker")) {
+        reader.warn(
+            &entry.name_span,
+            "this `worker` will not be started: no task of the chain has a `call`",
+            "a task for it is written (call: \"module.function\")",
+        );
     }
 }
 

@@ -176,6 +176,7 @@ pub const FIELDS: &[Field] = &[
     inherited(Chain, "max_runs", "number, at least 1", "None"),
     inherited(Chain, "max_rss", "size", "None"),
     inherited(Chain, "isolation", "Warm or Fork", "Warm"),
+    inherited(Chain, "ready_timeout", "duration, more than 0", "60s"),
     own(Chain, "tasks", "list of ( … )", "required"),
     own(
         Task,

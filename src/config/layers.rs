@@ -60,6 +60,7 @@ pub(crate) struct ChainLayer {
     pub(crate) max_runs: Slot<u64>,
     pub(crate) max_rss: Slot<u64>,
     pub(crate) isolation: Slot<Isolation>,
+    pub(crate) ready_timeout: Slot<Duration>,
 }
 
 impl TaskLayer {
@@ -153,6 +154,7 @@ impl ChainLayer {
                     _ => Some(Isolation::Warm),
                 }
             }),
+            ready_timeout: reader.said(fields, "ready_timeout", Reader::some_time),
         }
     }
 }

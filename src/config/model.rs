@@ -315,6 +315,8 @@ pub struct Worker {
     pub max_rss: Option<u64>,
     /// Whether each run is forked out of the warm worker.
     pub isolation: Isolation,
+    /// How long a fresh one may take until it is ready. Default: 60s.
+    pub ready_timeout: Duration,
 }
 
 /// What a worker is.
@@ -372,6 +374,6 @@ pub enum Command {
     Run(Vec<String>),
     /// A line for `/bin/sh -ec`.
     Sh(String),
-    /// A function of the chain's worker.
+    /// A function of the chain's worker: no blanks, no control characters, at most 200 bytes.
     Call(String),
 }

@@ -97,6 +97,7 @@ impl Page<'_> {
                 Isolation::Fork => "Fork",
             };
             self.line(1, "isolation", isolation);
+            self.line(1, "ready_timeout", &duration(&worker.ready_timeout));
         }
         self.plain(1, "tasks: [");
         for task in &chain.tasks {

@@ -15,6 +15,9 @@ use super::tree::{Kind, Node};
 /// The most tasks of one chain.
 const MOST_TASKS: usize = 1_000;
 
+/// The longest name of a function, in bytes: it travels in one line with other words.
+const LONGEST_CALL: usize = 200;
+
 pub(super) fn tasks(
     reader: &mut Reader<'_>,
     fields: &Fields<'_>,
@@ -208,7 +211,22 @@ fn command(
         let help = "give the chain one, as in worker: Python(\"/srv/app/env/bin/python\")";
         reader.error(&call.place.span, "`call` needs a `worker`", Some(help.to_owned()));
     }
-    call.value.map(Command::Call)
+    let name = call.value?;
+    let fault = if name.is_empty() {
+        Some("`call` is empty".to_owned())
+    } else if name.len() > LONGEST_CALL {
+        Some(format!("`call` has at most {LONGEST_CALL} bytes"))
+    } else if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        Some("`call` is the name of one function: no blanks in it".to_owned())
+    } else {
+        None
+    };
+    if let Some(fault) = fault {
+        let help = Some("as in call: \"tasks.send_mail\"".to_owned());
+        reader.error(&call.place.span, fault, help);
+        return None;
+    }
+    Some(Command::Call(name))
 }
 
 /// The name said, or what the command is called; empty when there is none (that is told).

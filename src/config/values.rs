@@ -187,6 +187,13 @@ impl Reader<'_> {
         let (word, body) = self.word(name, node, &["Python", "Command"])?;
         if word == "Python" {
             let program = self.one_value(word, node, body, "\"/usr/bin/python3\"")?;
+            // A bare name is looked for in the chain's PATH.
+            if let Kind::Text(text) = &program.kind
+                && !text.trim().is_empty()
+                && !text.contains(['/', '~', '$'])
+            {
+                return Some(WorkerProgram::Python(PathBuf::from(text)));
+            }
             return self.path(word, program).map(WorkerProgram::Python);
         }
         let argv = self.one_value(word, node, body, "[\"program\", \"argument\"]")?;

@@ -67,6 +67,7 @@ pub fn authorise(
         | Request::Run { chain, .. }
         | Request::Silence { chain, .. }
         | Request::Explain { chain }
+        | Request::Options { chain }
         | Request::History { chain } => vec![chain.clone()],
         Request::Notices
         | Request::MailList
@@ -98,6 +99,7 @@ fn for_chain_users(request: &Request) -> bool {
         | Request::Resume { .. }
         | Request::Run { .. }
         | Request::Explain { .. }
+        | Request::Options { .. }
         | Request::History { .. } => true,
         Request::Reload { .. }
         | Request::Start { .. }
@@ -160,6 +162,7 @@ mod tests {
             (Request::Resume { chain: chain() }, true),
             (Request::Run { chain: chain(), task: None }, true),
             (Request::Explain { chain: chain() }, true),
+            (Request::Options { chain: chain() }, true),
             (Request::History { chain: chain() }, true),
             (Request::Start { chains: one("shop") }, false),
             (Request::Stop { chains: one("shop"), now: false }, false),

@@ -114,6 +114,7 @@ impl Master {
                 let text = one_line(&text, MAX_LINE);
                 self.log.say(level, Some(chain), None, &text);
             }
+            Report::Options { tasks } => self.take_options(chain, tasks),
             Report::Leftovers { task, count, ended } => {
                 let task = one_line(&task, 100);
                 let what = if ended {

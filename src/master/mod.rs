@@ -7,7 +7,7 @@
 //! | `ground`, `takeover` | its folders, its lock |
 //! | `turn` | the loop: one turn per wake-up |
 //! | `spawn`, `reap`, `strays` | children: fork, wait, what they leave behind |
-//! | `inbox` | reports of the chains |
+//! | `inbox`, `options` | reports of the chains |
 //! | `post` | mailers, and mails until a spool has confirmed them |
 //! | `upgrade`, `handover`, `resume` | check what is on disk, become it, go on with everything kept |
 //! | `control`, `connection`, `authorise`, `verbs`, `status` | runnerctl's other end |
@@ -22,6 +22,7 @@ mod ground;
 mod handover;
 mod inbox;
 mod log;
+mod options;
 mod post;
 mod reap;
 mod resume;
@@ -54,6 +55,7 @@ use crate::sys::fork::{Pid, leave};
 use crate::sys::poll::{Alarm, Epoll};
 use crate::sys::signals::Signals;
 use crate::wire::time::{Timestamp, WallTime};
+use crate::wire::worker::Options;
 use boot::StartContext;
 use control::ControlServer;
 use ground::Ground;
@@ -159,6 +161,8 @@ struct Master {
     phase: Phase,
     /// Pauses that end by themselves.
     pauses: BTreeMap<String, Timestamp>,
+    /// What the tasks of workers say of themselves, by chain and task.
+    options: BTreeMap<String, BTreeMap<String, Options>>,
     buffer: Vec<u8>,
 }
 
@@ -257,6 +261,7 @@ impl Master {
             systemd,
             phase: Phase::Running,
             pauses: BTreeMap::new(),
+            options: BTreeMap::new(),
             buffer: vec![0; crate::wire::report::MAX_PACKET + 1],
             context,
             plan,

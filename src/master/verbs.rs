@@ -95,6 +95,7 @@ impl Master {
             request,
             Request::Status { .. }
                 | Request::Explain { .. }
+                | Request::Options { .. }
                 | Request::History { .. }
                 | Request::Notices
                 | Request::MailList
@@ -177,6 +178,7 @@ impl Master {
                 })
             }
             Request::Explain { .. } => Some(Answer::Text(self.explain(chains.first()?))),
+            Request::Options { .. } => Some(Answer::Rows(self.options_of(chains.first()?))),
             Request::History { .. } => Some(Answer::Rows(self.desk.history(chains.first()?))),
             Request::Notices => Some(Answer::Rows(self.desk.recent_notices())),
             Request::MailList => self.list_mail(id),
@@ -255,6 +257,7 @@ impl Master {
             });
         }
         lines.extend(self.desk.explain(chain, now(), wall()));
+        lines.extend(self.chain(chain).into_iter().flat_map(|chain| self.explain_options(chain)));
         lines
     }
 

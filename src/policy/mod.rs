@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod environment;
 pub mod fingerprint;
 pub mod notices;
+pub mod options;
 pub mod postbox;
 pub mod safe;
 pub mod simulate;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -27,6 +28,37 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (source, sink) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::fs::fcntl_setfl(&source, OFlags::NONBLOCK)?;
     Ok((source, sink))
+}
+
+/// A pipe whose write end never waits; (read end, write end), both close-on-exec.
+///
+/// # Errors
+/// When no descriptors are left.
+pub fn request_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (source, sink) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&sink, OFlags::NONBLOCK)?;
+    Ok((source, sink))
+}
+
+/// Writes everything into an end that never waits, waiting for room at most `patience` each time.
+/// SIGPIPE must be blocked.
+///
+/// # Errors
+/// EPIPE when nobody reads; `TimedOut` when there is no room for that long.
+pub fn write_all(sink: impl AsFd, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&sink, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                if !super::poll::wait_writable(sink.as_fd(), Some(patience))? {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Reads what is there.

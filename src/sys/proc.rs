@@ -130,3 +130,12 @@ pub fn set_title(title: &str) {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), area, bytes.len());
     }
 }
+
+/// The resident memory of a process in bytes (VmRSS of proc_pid_status(5)).
+pub fn resident_bytes(pid: Pid) -> Option<u64> {
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes.saturating_mul(1024))
+}

@@ -31,9 +31,12 @@ pub struct Image {
     pub cwd: CString,
     /// The signal that it gets when this process dies; 0 for none.
     pub death_signal: i32,
-    /// Resource, soft and hard limit; see [`super::limits::for_task`].
-    pub limits: Vec<(u32, libc::rlimit)>,
+    /// The limits that it gets; see [`super::limits::for_task`].
+    pub limits: Vec<Limit>,
 }
+
+/// A resource, and its soft and hard limit.
+pub type Limit = (u32, libc::rlimit);
 
 /// Where a start failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,12 +87,23 @@ struct Job {
     cwd: *const libc::c_char,
     fds: *const RawFd,
     fd_count: usize,
-    limits: *const (u32, libc::rlimit),
+    limits: *const Limit,
     limit_count: usize,
     death_signal: i32,
     parent: Pid,
     step: AtomicI32,
     errno: AtomicI32,
+}
+
+/// Where a program may lie: itself if it names a path, else every folder of PATH (execvp(3)).
+pub fn candidates(program: &str, path: &str) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    path.split(':')
+        .map(|folder| if folder.is_empty() { "." } else { folder })
+        .map(|folder| format!("{folder}/{program}"))
+        .collect()
 }
 
 /// Starts `image` with `fds` as its descriptors 0, 1, 2, … and no other: all of ours are

@@ -96,6 +96,11 @@ pub enum Request {
         /// The chain.
         chain: String,
     },
+    /// What the functions of a chain's worker say of themselves.
+    Options {
+        /// The chain.
+        chain: String,
+    },
     /// What the master remembers of a chain's runs.
     History {
         /// The chain.

@@ -9,3 +9,4 @@ pub mod report;
 pub mod safe;
 pub mod select;
 pub mod time;
+pub mod worker;

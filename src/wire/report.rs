@@ -5,10 +5,13 @@
 //! master believes nothing but what concerns that chain. An unknown message is an error that is
 //! logged and ignored: after an upgrade the other end may be older or newer.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::outcome::Outcome;
 use super::time::{Timestamp, WallTime};
+use super::worker::Options;
 
 /// The largest packet either side sends or accepts, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -68,6 +71,11 @@ pub enum Report {
         level: String,
         /// One line.
         text: String,
+    },
+    /// What tasks of a worker say of themselves; the last word on each counts.
+    Options {
+        /// By the task's name.
+        tasks: BTreeMap<String, Options>,
     },
     /// A run left processes behind.
     Leftovers {

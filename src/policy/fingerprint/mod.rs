@@ -23,11 +23,14 @@ use crate::policy::notices::fnv;
 use crate::policy::safe;
 use crate::wire::outcome::Outcome;
 use crate::wire::report::MAX_MESSAGE;
+use crate::wire::worker::Raised;
 
 /// The last bytes of standard error that are looked at.
 const MAX_INPUT: usize = 64 * 1024;
 /// The bytes of one line that are looked at.
 const MAX_LINE: usize = 1024;
+/// The lines of an exception's message that count.
+const RAISED_LINES: usize = 12;
 
 /// A failure's identity and the line that a person would quote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,61 @@ impl Said {
 
 /// Finds both. Total on any bytes, linear in their number (of which the last 64 KiB count).
 pub fn of(outcome: &Outcome, stderr: &[u8]) -> Finding {
+    let said = look(stderr);
+    // Ended from outside: what was printed before counts only if it is an error.
+    let from_outside = matches!(outcome, Outcome::Timeout | Outcome::Signal(_));
+    let heard = said.sure || !from_outside;
+    let mut message = if heard { safe::line(&said.message, MAX_MESSAGE) } else { String::new() };
+    if message.is_empty() {
+        message = outcome.to_string();
+    } else if *outcome == Outcome::Timeout {
+        message = safe::line(&format!("timeout: {message}"), MAX_MESSAGE);
+    }
+    let identity = if heard { said.identity.as_str() } else { "" };
+    Finding { fingerprint: hashed(outcome, identity), message }
+}
+
+/// The same of a worker's function that raised: type, message and frames.
+pub fn of_raised(raised: &Raised) -> Finding {
+    let Raised { kind, message, traceback } = raised;
+    let trace = look(traceback.as_bytes());
+    let mut identity = format!("{}\n", normalised(bounded(kind)));
+    for line in message.lines().take(RAISED_LINES) {
+        identity.push_str(&normalised(bounded(line)));
+        identity.push('\n');
+    }
+    if trace.sure || message.trim().is_empty() {
+        identity.push_str(&trace.identity);
+    }
+    let said = quoted(kind, message.lines().find(|line| !line.trim().is_empty()).unwrap_or(""));
+    let said = if said.is_empty() { &trace.message } else { &said };
+    let message = match safe::line(said, MAX_MESSAGE) {
+        said if said.is_empty() => Outcome::Raised.to_string(),
+        said => said,
+    };
+    Finding { fingerprint: hashed(&Outcome::Raised, &identity), message }
+}
+
+/// The same of a worker that ended or broke its protocol: `what` says how. An error that it told
+/// of on standard error says more; what else stands there does not count.
+pub fn of_worker(outcome: &Outcome, what: &str, stderr: &[u8]) -> Finding {
+    let said = look(stderr);
+    let identity = format!("{}\n{}", normalised(what), if said.sure { &said.identity } else { "" });
+    let message = if said.sure { said.message.as_str() } else { what };
+    let message = match safe::line(message, MAX_MESSAGE) {
+        said if said.is_empty() => outcome.to_string(),
+        said => said,
+    };
+    Finding { fingerprint: hashed(outcome, &identity), message }
+}
+
+fn hashed(outcome: &Outcome, identity: &str) -> String {
+    let hash = fnv(0, outcome.to_string().as_bytes());
+    format!("{:016x}", fnv(hash, identity.as_bytes()))
+}
+
+/// What the end of a text says of an error: a stack trace, or else the lines that carry it.
+fn look(stderr: &[u8]) -> Said {
     let tail = &stderr[stderr.len().saturating_sub(MAX_INPUT)..];
     let text = String::from_utf8_lossy(tail);
     let clean: String;
@@ -74,7 +132,7 @@ pub fn of(outcome: &Outcome, stderr: &[u8]) -> Finding {
     let lines: Vec<&str> = text.split('\n').map(last_state).collect();
     let found = [python::find(&lines), frames::find(&lines), native::find(&lines)];
     let trace = found.into_iter().flatten().max_by_key(|said| said.end);
-    let said = match trace {
+    match trace {
         Some(mut trace) => {
             // Often the program goes on to say what it was doing.
             let after = plain::find(lines.get(trace.end..).unwrap_or_default());
@@ -84,21 +142,7 @@ pub fn of(outcome: &Outcome, stderr: &[u8]) -> Finding {
             trace
         }
         None => plain::find(&lines),
-    };
-    // Ended from outside: what was printed before counts only if it is an error.
-    let from_outside = matches!(outcome, Outcome::Timeout | Outcome::Signal(_));
-    let heard = said.sure || !from_outside;
-    let mut message = if heard { safe::line(&said.message, MAX_MESSAGE) } else { String::new() };
-    if message.is_empty() {
-        message = outcome.to_string();
-    } else if *outcome == Outcome::Timeout {
-        message = safe::line(&format!("timeout: {message}"), MAX_MESSAGE);
     }
-    let mut hash = fnv(0, outcome.to_string().as_bytes());
-    if heard {
-        hash = fnv(hash, said.identity.as_bytes());
-    }
-    Finding { fingerprint: format!("{hash:016x}"), message }
 }
 
 /// What a terminal shows of a line that a progress bar rewrote.

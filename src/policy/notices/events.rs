@@ -8,7 +8,7 @@ use super::history::Remembered;
 use super::rules::ChainRules;
 use super::text::{Body, RunFacts, message, span, when};
 use super::throttle::{FIRSTS, Failure, Throttle};
-use crate::config::model::Config;
+use crate::config::model::{Chain, Config};
 use crate::policy::safe;
 use crate::wire::mail::NoticeKind;
 use crate::wire::outcome::Outcome;
@@ -38,6 +38,20 @@ impl NoticeDesk {
             chain.new_generation(wall);
             chain.deadline = None;
             self.add(chain);
+        }
+    }
+
+    /// The chain's worker says what its tasks are like: other clocks, nothing else.
+    pub fn adjust(&mut self, chain: &Chain) {
+        let Some(&place) = self.index.get(&chain.name) else { return };
+        let rules = ChainRules::of(chain, self.admins.as_deref().unwrap_or_default());
+        let state = &mut self.chains[place];
+        let same = |(one, other): (&(String, _), &(String, _))| one.0 == other.0;
+        if state.rules.tasks.len() == rules.tasks.len()
+            && state.rules.tasks.iter().zip(&rules.tasks).all(same)
+        {
+            state.rules = rules;
+            self.rearm(place);
         }
     }
 

@@ -53,7 +53,7 @@ impl ChainRules {
         config.chains.iter().map(|chain| ChainRules::of(chain, admins)).collect()
     }
 
-    fn of(chain: &Chain, admins: &[String]) -> ChainRules {
+    pub(crate) fn of(chain: &Chain, admins: &[String]) -> ChainRules {
         let tasks: Vec<(String, Rules)> =
             chain.tasks.iter().map(|task| (task.name.clone(), Rules::of(task))).collect();
         let shortest = |of: fn(&Rules) -> Duration| tasks.iter().map(|(_, rules)| of(rules)).min();

@@ -1,0 +1,271 @@
+# The Python worker: runs the functions that RUNNER_CALLS names, as the runner asks for them on
+# descriptor 3, and answers on descriptor 4; see runner-worker(7). Python 3.8 and newer, nothing but
+# the standard library. What it finds installed (Django, yourlabs) it uses.
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import signal
+import sys
+import traceback
+import types
+from datetime import timedelta
+
+REQUESTS, REPLIES = 3, 4
+LONGEST = 60 * 1024
+OPTIONS = ("success_cooldown", "fail_cooldown", "non_recoverable_downtime")
+FORK = os.environ.get("RUNNER_ISOLATION") == "fork"
+
+
+def say(word, value=None):
+    """One line to the runner, in one piece."""
+    line = word if value is None else word + " " + json.dumps(value)
+    data = line.encode("ascii", "replace") + b"\n"
+    while data:
+        data = data[os.write(REPLIES, data):]
+
+
+def seconds(name, value):
+    """An option as the runner wants it."""
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError("%s takes a timedelta or a number of seconds, not %r" % (name, value))
+    if not 0 <= value < 100 * 366 * 86400 or (value == 0 and name == OPTIONS[2]):
+        raise ValueError("%s is out of range: %r seconds" % (name, value))
+    return value
+
+
+def task(function=None, *, success_cooldown=None, fail_cooldown=None, non_recoverable_downtime=None):
+    """The decorator @runner.task: says a task's options where its code is."""
+    values = (success_cooldown, fail_cooldown, non_recoverable_downtime)
+    options = {name: value for name, value in zip(OPTIONS, values) if value is not None}
+    for name, value in options.items():
+        seconds(name, value)
+
+    def decorate(function):
+        for name, value in options.items():
+            setattr(function, name, value)
+        return function
+
+    return decorate if function is None else decorate(function)
+
+
+def provide_yourlabs():
+    """`from yourlabs import runner` without the package. One that is installed is left alone."""
+    try:
+        if importlib.util.find_spec("yourlabs") is not None:
+            return
+    except (ImportError, ValueError):
+        return
+    package, runner, tasks = (
+        types.ModuleType(name) for name in ("yourlabs", "yourlabs.runner", "yourlabs.runner.tasks"))
+    # A place where nothing is: Django wants one of each application.
+    package.__path__ = runner.__path__ = ["/nonexistent/yourlabs"]
+    runner.task = task
+
+    @task(fail_cooldown=timedelta(seconds=1), non_recoverable_downtime=timedelta(seconds=3))
+    def divide_by_zero():
+        return 1 // 0
+
+    tasks.divide_by_zero = divide_by_zero
+    package.runner, runner.tasks = runner, tasks
+    for module in (package, runner, tasks):
+        name = module.__name__
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=module is not tasks)
+        sys.modules[name] = module
+
+
+def find(name):
+    """The function of a dotted name; what stands in the way of it is raised."""
+    module, _, rest = name.rpartition(".")
+    if not module:
+        raise ImportError("%s names no module: write module.function" % name)
+    path = []
+    while True:
+        try:
+            found = importlib.import_module(module)
+            break
+        except ModuleNotFoundError as error:
+            # A method of a class: its module is further up. What is missing elsewhere is told.
+            if error.name != module or "." not in module:
+                raise
+            module, _, part = module.rpartition(".")
+            path.insert(0, part)
+    for part in path + [rest]:
+        found = getattr(found, part)
+    if not callable(found):
+        raise TypeError("%s is no function" % name)
+    return found
+
+
+def raised(error):
+    """An exception as the runner wants it, without our own frames."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == raised.__code__.co_filename:
+        trace = trace.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:
+        text = ""
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message cannot be shown)"
+    kind = type(error).__qualname__
+    if type(error).__module__ not in ("builtins", "__main__"):
+        kind = type(error).__module__ + "." + kind
+    # As JSON in ASCII a character takes at most twelve bytes.
+    while len(json.dumps(text)) > LONGEST // 2:
+        text = text[len(text) // 4:]
+    while len(json.dumps(message)) > LONGEST // 4:
+        message = message[:len(message) * 3 // 4]
+    return {"type": kind[:200], "message": message, "traceback": text}
+
+
+def flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+
+
+class Django:
+    """What a web process does around each request: connections that broke are not used again."""
+
+    def __init__(self):
+        self.db = None
+        if os.environ.get("DJANGO_SETTINGS_MODULE"):
+            import django
+            django.setup()
+            from django import db
+            self.db = db
+
+    def around(self):
+        if self.db is not None:
+            self.db.reset_queries()
+            self.db.close_old_connections()
+
+    def let_go(self):
+        if self.db is not None:
+            self.db.connections.close_all()
+
+
+def execute(name, django):
+    """Runs a task in this process; what it raised, or None."""
+    try:
+        django.around()
+        if name not in FUNCTIONS:
+            FUNCTIONS[name] = find(name)
+        FUNCTIONS[name]()
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            return raised(error)
+    except BaseException as error:
+        return raised(error)
+    finally:
+        try:
+            django.around()
+        except Exception:
+            traceback.print_exc()
+        flush()
+    return None
+
+
+def execute_in_child(name, django):
+    """Runs a task in a child forked out of this process: what it leaks and breaks stays there."""
+    django.let_go()
+    flush()
+    # Memory that both see: nobody waits for anybody but for the child's end.
+    paper = os.memfd_create("report")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(paper, json.dumps(execute(name, django)).encode())
+            code = 0
+        finally:
+            flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    said = os.pread(paper, 2 * LONGEST, 0)
+    os.close(paper)
+    if status == 0 and said:
+        return json.loads(said)
+    how = ("was killed by signal %d" % os.WTERMSIG(status) if os.WIFSIGNALED(status)
+           else "exited with status %d" % os.WEXITSTATUS(status))
+    return {"type": "ChildProcessError", "message": "the child that ran it " + how, "traceback": ""}
+
+
+def lines():
+    """The runner's requests, until it closes its end."""
+    kept = b""
+    while True:
+        data = os.read(REQUESTS, 64 * 1024)
+        if not data:
+            return
+        kept += data
+        while b"\n" in kept:
+            line, kept = kept.split(b"\n", 1)
+            yield line.decode()
+
+
+FUNCTIONS = {}
+
+
+def main():
+    for descriptor in (REQUESTS, REPLIES):
+        os.set_inheritable(descriptor, False)
+    say("HELLO 1 python " + sys.version.split()[0])
+    # The runner's signals end a worker, whichever they are.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.argv = ["runner-worker"]
+    sys.path[:] = [os.getcwd()] + [folder for folder in sys.path if folder not in ("", os.getcwd())]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    provide_yourlabs()
+    django = Django()
+    ready = {"tasks": {}, "errors": {}}
+    for name in os.environ.get("RUNNER_CALLS", "").split():
+        try:
+            function = FUNCTIONS[name] = find(name)
+            inner = function
+            while isinstance(inner, functools.partial):
+                inner = inner.func
+            options = {key: seconds(key, getattr(inner, key, None)) for key in OPTIONS}
+            ready["tasks"][name] = {k: v for k, v in options.items() if v is not None}
+        except (Exception, SystemExit) as error:
+            FUNCTIONS.pop(name, None)
+            told = raised(error)
+            ready["errors"][name] = {"type": told["type"], "message": told["message"][:1000]}
+    flush()
+    if len(json.dumps(ready)) > LONGEST:
+        for told in ready["errors"].values():
+            told["message"] = told["message"][:80]
+    say("READY", ready)
+    run = execute_in_child if FORK else execute
+    for line in lines():
+        word, _, rest = line.partition(" ")
+        if word == "RUN":
+            number, _, name = rest.partition(" ")
+            failure = run(name, django)
+            say("DONE " + number) if failure is None else say("FAIL " + number, failure)
+        elif word == "PING":
+            say("PONG")
+        elif word == "STOP":
+            break
+        elif word != "UNSUPPORTED":
+            say("UNSUPPORTED " + word)
+    try:
+        django.let_go()
+        say("BYE")
+    except OSError:
+        pass
+
+
+main()
