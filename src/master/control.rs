@@ -104,7 +104,7 @@ impl ControlServer {
         first_token: u64,
     ) -> io::Result<ControlServer> {
         let path = run_root.join(SOCKET);
-        let fresh = run_root.join(format!(".{SOCKET}.{}", std::process::id()));
+        let fresh = run_root.join(format!(".control.{}.new", std::process::id()));
         let said = |verb: &str, path: &Path, cause: &io::Error| {
             io::Error::new(cause.kind(), format!("cannot {verb} {}: {cause}", path.display()))
         };

@@ -197,6 +197,7 @@ impl Master {
         let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
         master.open_control(None);
         (master.cgroups, master.old_cgroups) = cgroups;
+        master.tidy_ground();
         master.start_logger();
         master.load_state();
         master.generation = master.supervisor.begin_generation();
@@ -280,6 +281,14 @@ impl Master {
     /// A chain's configuration; `None` once it has left the file.
     fn chain(&self, name: &str) -> Option<&Chain> {
         self.index.get(name).and_then(|index| self.plan.config.chains.get(*index))
+    }
+
+    /// What a killed process of ours left half-written: nobody writes there before the first chain
+    /// and after the last one.
+    fn tidy_ground(&self) {
+        for folder in [&self.ground.run_root, &self.ground.state] {
+            let _ = crate::sys::fs::remove_unfinished(folder);
+        }
     }
 
     fn tell_start(&mut self, how: &str) {

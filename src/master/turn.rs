@@ -248,6 +248,7 @@ impl Master {
         self.final_sweep();
         self.finish_mail();
         self.finish_state();
+        self.tidy_ground();
         if let Some(control) = self.control.take() {
             control.close(&self.epoll);
         }

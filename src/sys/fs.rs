@@ -69,6 +69,9 @@ pub fn read_small(folder: &File, name: &str, limit: u64) -> io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
+/// How the name of a file ends that is still being written.
+const UNFINISHED: &str = ".new";
+
 /// Puts `bytes` in place as `name` of a folder: written beside it and renamed, so a reader sees
 /// the old or the new, and whatever stood there (a link, a FIFO) is replaced, not followed. A
 /// folder of that name is moved out of the way as `NAME.old` only if it is empty.
@@ -82,7 +85,7 @@ pub fn replace(
     mode: u32,
     durable: bool,
 ) -> io::Result<()> {
-    let temporary = format!(".{name}.{}.new", nix::unistd::getpid());
+    let temporary = format!(".{name}.{}{UNFINISHED}", nix::unistd::getpid());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(folder, &temporary, flags, Mode::from_raw_mode(mode));
     let fd = match open() {
@@ -116,6 +119,23 @@ pub fn replace(
         let _ = rustix::fs::unlinkat(folder, &temporary, AtFlags::empty());
     }
     written
+}
+
+/// Takes away what a process that was killed in the midst of [`replace`] left in a folder. Only for
+/// a moment at which nobody replaces anything there.
+///
+/// # Errors
+/// When the folder cannot be read; one file that cannot be removed hinders no other.
+pub fn remove_unfinished(folder: &File) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let bytes = name.to_bytes();
+        if bytes.starts_with(b".") && bytes.ends_with(UNFINISHED.as_bytes()) {
+            let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
+        }
+    }
+    Ok(())
 }
 
 /// Empties `name` of a folder if it is a regular file.
