@@ -143,6 +143,219 @@ class Kept(Races):
         self.stop(master)
 
 
+# Deaf to TERM, holds the flock, and of its threads the first has ended: a zombie by /proc/PID/stat.
+HEADLESS = """#!/usr/bin/python3
+import ctypes, fcntl, os, signal, threading, time
+here = os.path.dirname(os.path.abspath(__file__))
+def say(word):
+    with open(f"{here}/ledger.a", "a") as ledger:
+        ledger.write(f"{word} {os.getpid()}\\n")
+lock = os.open(f"{here}/flock.a", os.O_RDWR | os.O_CREAT, 0o644)
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    say("overlap")
+    os._exit(1)
+say("start")
+if os.path.exists(f"{here}/deaf.pid"):
+    time.sleep(0.05)
+    say("end")
+    os._exit(0)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def live():
+    time.sleep(0.3)
+    open(f"{here}/deaf.pid.new", "w").write(str(os.getpid()))
+    os.rename(f"{here}/deaf.pid.new", f"{here}/deaf.pid")
+    time.sleep(600)
+threading.Thread(target=live).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+class Orphans(Races):
+    """What a dead chain or a dead master leaves is found again, and waiting for it can be ended."""
+
+    def deaf(self, kill_timeout, drain="60s"):
+        """A chain whose first run is deaf to TERM and outlives everything; marked, in no session of ours."""
+        self.path("keeper").write_text(KEEPER)
+        self.path("keeper").chmod(0o755)
+        self.path("daemon.pid").touch()
+        return (f'(name: "a", user: Current, cwd: "/", kill_timeout: "{kill_timeout}", drain_timeout: "{drain}",'
+                f' tasks: [(name: "t", run: ["{self.dir}/keeper", "a", "marks"],'
+                f' success_cooldown: "50ms", fail_cooldown: "50ms")]),')
+
+    def kill_both(self, master):
+        os.kill(master.pid, signal.SIGSTOP)
+        pid = self.path("run/a.pid").read_text().strip()
+        if pid:
+            os.kill(int(pid), signal.SIGKILL)
+        os.kill(master.pid, signal.SIGKILL)
+        master.wait()
+
+    def ends_the_deaf_one(self, deaf):
+        have = self.starts()
+        wait_for("it runs again", lambda: self.starts() >= have + 2 or "overlap" in " ".join(self.ledger()), 60)
+        self.never_two()
+        self.assertFalse(alive(deaf))
+
+    def group(self, name):
+        """A version 2 control group of the test's own; what moves the next program into it."""
+        mounts = [line.split() for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+        mount = next(mount[1] for mount in mounts if mount[2] == "cgroup2")
+        path = pathlib.Path(mount) / f"{self.dir.name}-{name}"
+        path.mkdir()
+        def gone():
+            for below in sorted(path.rglob("*"), reverse=True):
+                if below.is_dir():
+                    below.rmdir()
+            path.rmdir()
+            return True
+        def remove():
+            (path / "cgroup.kill").write_text("1")
+            def try_it():
+                try:
+                    return gone()
+                except OSError:
+                    return False
+            wait_for("the group is empty", try_it)
+        self.addCleanup(remove)
+        return ["sh", "-c", f"echo $$ > {path}/cgroup.procs && exec \"$@\"", "sh"]
+
+    def test_marks_are_looked_for_after_an_unclean_end_whatever_the_pidfile_says(self):
+        master = self.start_without_groups(self.write_config(self.deaf("10m")))
+        deaf = self.pid_of("deaf")
+        os.kill(self.chain("a")["pid"], signal.SIGKILL)
+        wait_for("the pidfile is emptied", lambda: self.path("run/a.pid").read_text() == "")
+        master.kill()
+        master.wait()
+        master = self.start_without_groups(self.write_config(self.deaf("500ms")))
+        self.ends_the_deaf_one(deaf)
+        self.stop(master)
+
+    def test_after_a_clean_end_no_marks_are_looked_for(self):
+        self.path("run").mkdir(mode=0o755)
+        config = self.write_config(self.one())
+        master = self.start_without_groups(config)
+        self.goes_on()
+        self.stop(master)
+        self.assertTrue(json.loads(self.path("run/lock/master.lock").read_text())["ended"])
+        forged = subprocess.Popen(["/bin/sleep", "600"], env={"RUNNER_CHAIN": "a", "RUNNER_INSTANCE": "x"})
+        self.addCleanup(forged.wait)
+        self.addCleanup(forged.kill)
+        master = self.start_without_groups(config)
+        self.assertFalse(json.loads(self.path("run/lock/master.lock").read_text())["ended"])
+        self.goes_on()
+        self.stop(master)
+        self.assertIsNone(forged.poll())
+
+    def test_groups_of_two_crashes_are_remembered(self):
+        one, two, three = (self.group(name) for name in ("one", "two", "three"))
+        master = self.start_by(one, self.write_config(self.deaf("10m")))
+        deaf = self.pid_of("deaf")
+        self.kill_both(master)
+        master = self.start_by(two, self.write_config(self.deaf("10m")))
+        wait_for("the chain waits", lambda: self.log().count("started as process") >= 2)
+        self.kill_both(master)
+        master = self.start_by(three, self.write_config(self.deaf("500ms")))
+        self.ends_the_deaf_one(deaf)
+        self.stop(master)
+
+    def test_the_old_group_is_remembered_over_an_upgrade(self):
+        one, two = (self.group(name) for name in ("one", "two"))
+        master = self.start_by(one, self.write_config(self.deaf("10m")))
+        deaf = self.pid_of("deaf")
+        self.kill_both(master)
+        master = self.start_by(two, self.write_config(self.deaf("10m")))
+        wait_for("the chain waits", lambda: "of an earlier run" in self.log())
+        self.write_config(self.deaf("500ms"))
+        master.send_signal(signal.SIGHUP)
+        self.ends_the_deaf_one(deaf)
+        self.stop(master)
+
+    def test_a_chain_that_waits_for_orphans_leaves_when_it_is_told_to(self):
+        master = self.start_without_groups(self.write_config(self.deaf("10m", "10m")))
+        self.pid_of("deaf")
+        self.kill_both(master)
+        master = self.start_without_groups(self.write_config(self.deaf("10m", "10m")))
+        wait_for("the chain waits", lambda: "of an earlier run" in self.log())
+        # An upgrade replaces it, and it waits again: it has not been ready yet.
+        master.send_signal(signal.SIGHUP)
+        wait_for("a new generation", lambda: (self.chain("a") or {"generation": 0})["generation"] == 2, 30)
+        wait_for("it waits again", lambda: self.log().count("of an earlier run") >= 2, 30)
+        master.send_signal(signal.SIGQUIT)
+        self.assertEqual(master.wait(30), 0)
+        self.never_two()
+
+    def test_a_chain_that_waits_for_its_lock_leaves_when_it_is_told_to(self):
+        config = self.write_config(self.deaf("10m", "10m"))
+        master = self.start_without_groups(config)
+        self.pid_of("deaf")
+        chain = self.chain("a")["pid"]
+        # A stopped master kills no stopped chain; SIGTERM of its death reaches no stopped one either.
+        os.kill(master.pid, signal.SIGSTOP)
+        os.kill(chain, signal.SIGSTOP)
+        wait_for("the chain is stopped", lambda: status_field(chain, "State")[0] == "T")
+        os.kill(master.pid, signal.SIGKILL)
+        master.wait()
+        self.addCleanup(os.kill, chain, signal.SIGKILL)
+        master = self.start_without_groups(config)
+        wait_for("the chain waits", lambda: "of an earlier master" in self.log())
+        master.send_signal(signal.SIGQUIT)
+        self.assertEqual(master.wait(30), 0)
+
+    def test_a_waiting_chain_ends_with_its_master(self):
+        master = self.start_without_groups(self.write_config(self.deaf("10m")))
+        self.pid_of("deaf")
+        self.kill_both(master)
+        master = self.start_without_groups(self.write_config(self.deaf("10m")))
+        wait_for("the chain waits", lambda: "of an earlier run" in self.log())
+        chain = wait_for("pid", lambda: self.chain("a")["pid"])
+        master.kill()
+        master.wait()
+        wait_for("it has ended", lambda: not alive(chain), 20)
+
+    def test_a_process_without_its_first_thread_is_no_zombie(self):
+        self.path("headless").write_text(HEADLESS)
+        self.path("headless").chmod(0o755)
+        master = self.start_without_groups(self.write_config(
+            f'(name: "a", user: Current, cwd: "/", kill_timeout: "500ms",'
+            f' tasks: [(name: "t", run: ["{self.dir}/headless"], success_cooldown: "50ms", fail_cooldown: "50ms")]),'))
+        self.pid_of("deaf")
+        os.kill(self.chain("a")["pid"], signal.SIGKILL)
+        wait_for("it runs again", lambda: self.starts() >= 3 or "overlap" in " ".join(self.ledger()), 60)
+        self.never_two()
+        self.stop(master)
+
+    def test_what_comes_up_after_the_second_term_is_killed_at_once(self):
+        master = self.start_without_groups(self.write_config(self.deaf("10m")))
+        deaf = self.pid_of("deaf")
+        master.terminate()
+        wait_for("it is told", lambda: self.log().count("got SIGTERM") == 1)
+        master.terminate()
+        self.assertEqual(master.wait(30), 0)
+        self.assertFalse(alive(deaf))
+
+
+class Waiting(Races):
+    """A master that waits for its predecessor can be told to leave."""
+
+    def test_a_master_that_waits_leaves_at_once(self):
+        config = self.write_config(self.one(chain="").replace('drain_timeout: "2s"', 'drain_timeout: "10m"'))
+        first = self.start(config)
+        self.goes_on()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            os.kill(first.pid, signal.SIGSTOP)
+            second = self.start(config, ready=False)
+            wait_for("it waits", lambda: self.stderr().count("replacing the running master") > 0)
+            second.send_signal(number)
+            self.assertEqual(second.wait(15), 0, number)
+            self.assertIsNone(first.poll())
+            self.path("stderr").write_text("")
+        os.kill(first.pid, signal.SIGCONT)
+        self.assertEqual(first.wait(30), 0)
+        self.never_two()
+
+
 del Base
 
 if __name__ == "__main__":

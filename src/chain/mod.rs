@@ -59,10 +59,11 @@ pub struct Setup<'a> {
     pub instance: &'a str,
     /// Where chains have their control groups.
     pub cgroups: Option<&'a CgroupRoot>,
-    /// Where an earlier master with this run_root had them: what still lives there is an orphan.
-    pub old_cgroups: Option<&'a CgroupRoot>,
-    /// Whether this is the chain's first process of this master: orphans are looked for then.
-    pub first: bool,
+    /// Where earlier masters with this run_root had them: what still lives there is an orphan.
+    pub old_cgroups: &'a [CgroupRoot],
+    /// Whether orphans are looked for by their marks: the master before this one did not end as it
+    /// should, and no process of this chain was ready since.
+    pub search: bool,
     /// Where it goes on: the next task and the end of the pause before it.
     pub resume: Option<(&'a str, Option<Timestamp>)>,
 }

@@ -17,11 +17,11 @@ use super::{Setup, kept, world};
 use crate::config::model::{Chain, GroupSpec, IoNice, Leftovers, Scheduler, UserSpec};
 use crate::sys::account::{Account, Who, resolve};
 use crate::sys::cgroup::Cgroup;
-use crate::sys::fork::{Pid, keep_only, new_session};
+use crate::sys::fork::{EXIT_OSERR, Pid, keep_only, leave, new_session};
 use crate::sys::pidfd::PidFd;
 use crate::sys::priorities::Priorities;
 use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
-use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM, Signals};
+use crate::sys::signals::{SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals};
 use crate::sys::spawn::reserve_low_descriptors;
 use crate::sys::{clock, fs, locks, poll, proc, stdio};
 
@@ -60,7 +60,7 @@ pub(super) fn detach(setup: &Setup<'_>) -> ReportSender {
     let reports = setup.reports.try_clone();
     let mut sender = match reports {
         Ok(reports) => ReportSender::new(reports),
-        Err(_) => crate::sys::fork::leave(crate::sys::fork::EXIT_OSERR),
+        Err(_) => leave(EXIT_OSERR),
     };
     if let Err(cause) = null.and_then(|()| reserve_low_descriptors(5)) {
         sender.say("warning", format!("cannot open /dev/null: {cause}"));
@@ -84,7 +84,7 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
     };
     taking.wait_for_orphans(&kept)?;
     taking.enter_cgroup();
-    let found_pidfile = taking.write_pidfile()?;
+    taking.write_pidfile()?;
     let looked_up;
     let account = match setup.account {
         Some(account) => account,
@@ -112,7 +112,7 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
         no_new_privs: chain.no_new_privs,
     };
     drop_privileges(&identity, setup.master)?;
-    if setup.first && found_pidfile && setup.old_cgroups.is_none() {
+    if setup.search {
         taking.end_marked(account.uid, &kept)?;
     }
     let world = world::lay_out(chain, account, setup.instance)?;
@@ -159,7 +159,7 @@ impl Taking<'_, '_> {
                     let _ = held.wait(Duration::from_secs(1));
                 }
             }
-            self.pause()?;
+            self.pause();
         }
     }
 
@@ -167,9 +167,8 @@ impl Taking<'_, '_> {
     /// to end, waited for, then killed.
     fn wait_for_orphans(&mut self, kept: &BTreeSet<Pid>) -> Result<(), String> {
         let chain = self.setup.chain;
-        let roots = [self.setup.old_cgroups, self.setup.cgroups];
-        let groups: Vec<Cgroup> =
-            roots.into_iter().flatten().filter_map(|root| root.existing(&chain.name)).collect();
+        let roots = self.setup.old_cgroups.iter().chain(self.setup.cgroups);
+        let groups: Vec<Cgroup> = roots.filter_map(|root| root.existing(&chain.name)).collect();
         for group in groups {
             let deadline = clock::monotonic().saturating_add(chain.kill_timeout);
             let mut told = false;
@@ -187,7 +186,7 @@ impl Taking<'_, '_> {
                 if now.saturating_sub(deadline) > ORPHAN_PATIENCE {
                     return Err("cannot start: processes of an earlier run do not end".to_owned());
                 }
-                self.pause()?;
+                self.pause();
             }
         }
         Ok(())
@@ -201,19 +200,19 @@ impl Taking<'_, '_> {
         }
     }
 
-    /// Informs people and scripts; nothing of ours believes it. Whether an earlier one named a
-    /// process.
-    fn write_pidfile(&mut self) -> Result<bool, String> {
+    /// Informs people and scripts; nothing of ours believes it.
+    fn write_pidfile(&mut self) -> Result<(), String> {
         let chain = &self.setup.chain.name;
         let name = format!("{chain}.pid");
-        let mut found = false;
         match fs::read_small(self.setup.run_root, &name, MAX_PIDFILE) {
+            Ok(content) if content.trim_ascii().is_empty() => {
+                self.say_debug(format!("Found pidfile {chain} empty: no process of it runs"));
+            }
             Ok(content) => {
                 let content = String::from_utf8_lossy(&content).trim().escape_debug().to_string();
                 self.say_debug(format!("Found pidfile {chain} containing: {content}"));
-                found = !content.is_empty();
                 let alive = content.parse::<i32>().is_ok_and(|pid| proc::parent_of(pid).is_some());
-                if found && !alive {
+                if !alive {
                     self.say_debug(format!(
                         "Could not find /proc/{content}, wiping pidfile {chain}"
                     ));
@@ -228,10 +227,10 @@ impl Taking<'_, '_> {
         fs::replace(self.setup.run_root, &name, pid.as_bytes(), 0o644, false)
             .map_err(|cause| format!("cannot write pidfile {name}: {cause}"))?;
         self.say_debug(format!("Wrote pidfile {chain}"));
-        Ok(found)
+        Ok(())
     }
 
-    /// Where no control group told: processes that carry our marks, looked for with the chain's
+    /// After an unclean end of the master before this one: processes that carry our marks, looked for with the chain's
     /// own rights, since a mark can be forged. What dropped its marks (`env -i`) is not found.
     fn end_marked(&mut self, uid: u32, kept: &BTreeSet<Pid>) -> Result<(), String> {
         let deadline = self.patience();
@@ -260,7 +259,7 @@ impl Taking<'_, '_> {
                 }
                 signal = 0;
             }
-            self.pause()?;
+            self.pause();
         }
     }
 
@@ -285,15 +284,19 @@ impl Taking<'_, '_> {
             .saturating_add(ORPHAN_PATIENCE)
     }
 
-    /// One look's time; an error when the chain was told to stop meanwhile.
-    fn pause(&mut self) -> Result<(), String> {
+    /// One look's time. Told to stop, to leave or to be another generation, the process leaves: it
+    /// has no run to finish. It does, too, when its master is gone, whose death signal is not yet
+    /// set here.
+    fn pause(&mut self) {
         let _ = poll::wait_readable(&[self.signals.as_fd()], Some(LOOK));
         while let Ok(Some(signal)) = self.signals.read() {
-            if signal.number == SIGTERM {
-                crate::sys::fork::leave(0);
+            if matches!(signal.number, SIGTERM | SIGQUIT | SIGHUP) {
+                leave(0);
             }
         }
-        Ok(())
+        if poll::is_hung_up(self.setup.reports.as_fd()) {
+            leave(0);
+        }
     }
 
     fn say(&mut self, text: String) {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ground::Ground;
+use super::groups::Groups;
 use super::handover::Handover;
 use super::takeover::{self, Holder, Refused};
 use super::{Master, handover};
@@ -21,9 +22,8 @@ use crate::checker::{self, Options, Plan};
 use crate::cli::{Cli, Descriptors};
 use crate::config::model::Config;
 use crate::policy::environment::instance_of;
-use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
-use crate::sys::signals::{SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals};
+use crate::sys::signals::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals};
 use crate::sys::{clock, exec, limits, memfd, poll, privileges, proc, signals, spawn, stdio, wait};
 
 /// The largest plan or handover, in bytes.
@@ -49,6 +49,35 @@ pub(super) struct StartContext {
     pub(super) inherited: Vec<Pid>,
     /// Whether it was started on a terminal.
     pub(super) had_terminal: bool,
+}
+
+impl StartContext {
+    /// Whether a signal is a HUP that means that the terminal is gone and not that an operator wants
+    /// an upgrade: the kernel sends the first kind itself, or a shell passes it on whose terminal it
+    /// was.
+    pub(super) fn hung_up(&self, signal: signals::Received) -> bool {
+        signal.number == SIGHUP
+            && (signal.from_kernel
+                || (self.had_terminal
+                    && signal.sender == proc::session_leader()
+                    && !proc::has_terminal()))
+    }
+
+    /// What was sent to a process that is not yet the master: told to stop, it leaves at once, with
+    /// nothing of its own to end. Whether an upgrade was asked for: what is on disk may have
+    /// changed since it was read.
+    pub(super) fn heard(&self, signals: &Signals) -> bool {
+        let mut upgrade = false;
+        while let Ok(Some(signal)) = signals.read() {
+            match signal.number {
+                SIGINT | SIGTERM | SIGQUIT => leave(0),
+                SIGHUP if self.hung_up(signal) => leave(0),
+                SIGHUP => upgrade = true,
+                _ => {}
+            }
+        }
+        upgrade
+    }
 }
 
 /// Makes this process independent of its launcher: nothing open but 0, 1, 2 and `keep`, signals
@@ -86,26 +115,36 @@ pub(super) fn start(cli: &Cli) -> ! {
     let signals = Signals::new().unwrap_or_else(|cause| {
         die(&format!("cannot receive signals: {cause}"), EXIT_OSERR);
     });
-    let plan = checked_plan(&context.config, &signals);
+    let (plan, upgrade) = checked_plan(&context, &signals);
     let ground = Ground::prepare(&plan.config)
         .unwrap_or_else(|problem| die(&problem, i32::from(checker::EXIT_CONFIG)));
     if let Err(problem) = privileges::become_subreaper() {
         die(&problem, EXIT_OSERR);
     }
-    let lock = takeover::take_lock(&ground, &plan.config, cli.replace, &mut |text| tell(text));
-    let (lock, before) = match lock {
-        Ok(lock) => lock,
+    let taken = takeover::take_lock(
+        &ground,
+        &plan.config,
+        cli.replace,
+        (&context, &signals),
+        &mut |text| {
+            tell(text);
+        },
+    );
+    let (lock, before) = match taken {
+        Ok(taken) => taken,
         Err(Refused { text, exit }) => die(&text, exit),
     };
+    if upgrade {
+        signals::raise(SIGHUP);
+    }
     let instance = instance_of(&ground.run_root_path);
-    let cgroups = CgroupRoot::find(&instance);
-    let old_cgroups = before.cgroups.map(CgroupRoot::at);
-    let holder = Holder::of(&plan.config, cgroups.as_ref().map(CgroupRoot::path));
+    let groups = Groups::find(&instance, before);
+    let holder = Holder::of(&plan.config, groups.own_path(), &groups.old);
     if let Err(cause) = holder.write(&lock) {
         tell(&format!("cannot describe myself in master.lock: {cause}"));
     }
     let _ = std::env::set_current_dir("/");
-    let master = Master::new(context, plan, ground, lock, signals, (cgroups, old_cgroups));
+    let master = Master::new(context, plan, ground, lock, signals, groups);
     match master {
         Ok(master) => master.live(),
         Err(problem) => die(&problem, EXIT_OSERR),
@@ -213,16 +252,24 @@ fn read_records(descriptors: Descriptors) -> Result<(Plan, Handover), String> {
     Ok((plan, handover::Handover::decode(&handover)?))
 }
 
-/// The plan of a first start, from a child with a deadline; leaves with 78 if it is refused.
-fn checked_plan(config: &Path, signals: &Signals) -> Plan {
+/// The plan of a first start, from a child with a deadline; leaves with 78 if it is refused. Whether
+/// an upgrade was asked for meanwhile.
+fn checked_plan(context: &StartContext, signals: &Signals) -> (Plan, bool) {
+    let config = context.config.as_path();
     let oserr = |problem: String| -> ! { die(&problem, EXIT_OSERR) };
     let mut memory = memfd::create("plan").unwrap_or_else(|e| oserr(format!("no memory: {e}")));
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
     let child = fork_child(|| {
+        // Told to stop meanwhile, the parent leaves.
+        if privileges::die_with_parent(me).is_err() {
+            leave(EXIT_OSERR);
+        }
         signals::unblock();
         leave(check_at_start(config, &mut memory))
     });
     let child = child.unwrap_or_else(|cause| oserr(format!("cannot fork: {cause}")));
     let deadline = clock::monotonic().saturating_add(CHECK_TIME);
+    let mut upgrade = false;
     loop {
         match wait::reap(false) {
             Ok(wait::Reaped::One(wait::Change::Exited(pid, 0))) if pid == child => break,
@@ -238,12 +285,7 @@ fn checked_plan(config: &Path, signals: &Signals) -> Plan {
             oserr(format!("the check of {} took more than 30 s", config.display()));
         }
         let _ = poll::wait_readable(&[signals.as_fd()], Some(left));
-        while let Ok(Some(signal)) = signals.read() {
-            if matches!(signal.number, SIGINT | SIGTERM | SIGQUIT) {
-                let _ = wait::signal_child(child, SIGKILL);
-                leave(0);
-            }
-        }
+        upgrade |= context.heard(signals);
     }
     let mut bytes = Vec::new();
     let read = std::io::Seek::rewind(&mut memory).and_then(|()| memory.read_to_end(&mut bytes));
@@ -251,7 +293,7 @@ fn checked_plan(config: &Path, signals: &Signals) -> Plan {
         .map_err(|e| e.to_string())
         .and_then(|_| serde_json::from_slice(&bytes).map_err(|e| e.to_string()))
     {
-        Ok(plan) => plan,
+        Ok(plan) => (plan, upgrade),
         Err(cause) => oserr(format!("cannot read the checked plan: {cause}")),
     }
 }

@@ -75,6 +75,12 @@ pub(super) struct Handover {
     /// Where chains have their groups.
     #[serde(default)]
     pub(super) cgroups: Option<PathBuf>,
+    /// Where chains of earlier masters had theirs.
+    #[serde(default)]
+    pub(super) old_cgroups: Vec<PathBuf>,
+    /// Whether the master before this one did not end as it should.
+    #[serde(default)]
+    pub(super) unclean: bool,
     /// Only these chains are replaced; empty: all.
     #[serde(default)]
     pub(super) only: Vec<String>,

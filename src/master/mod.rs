@@ -6,7 +6,7 @@
 //! | `boot` | from the command line to a running master |
 //! | `ground`, `takeover` | its folders, its lock |
 //! | `turn` | the loop: one turn per wake-up |
-//! | `spawn`, `reap`, `strays` | children: fork, wait, what they leave behind |
+//! | `spawn`, `reap`, `strays`, `groups` | children: fork, wait, what they leave behind |
 //! | `inbox`, `options` | reports of the chains |
 //! | `post` | mailers, and mails until a spool has confirmed them |
 //! | `upgrade`, `handover`, `resume` | check what is on disk, become it, go on with everything kept |
@@ -19,6 +19,7 @@ mod boot;
 mod connection;
 pub mod control;
 mod ground;
+mod groups;
 mod handover;
 mod inbox;
 mod log;
@@ -49,7 +50,6 @@ use crate::logger::Lanes;
 use crate::policy::environment::instance_of;
 use crate::policy::notices::NoticeDesk;
 use crate::policy::supervisor::Supervisor;
-use crate::sys::cgroup::CgroupRoot;
 use crate::sys::clock;
 use crate::sys::fork::{Pid, leave};
 use crate::sys::poll::{Alarm, Epoll};
@@ -59,6 +59,7 @@ use crate::wire::worker::Options;
 use boot::StartContext;
 use control::ControlServer;
 use ground::Ground;
+use groups::Groups;
 use log::Log;
 use post::Post;
 use state::Saver;
@@ -132,8 +133,7 @@ struct Master {
     /// Holds the record lock while this process lives.
     lock: File,
     instance: String,
-    cgroups: Option<CgroupRoot>,
-    old_cgroups: Option<CgroupRoot>,
+    groups: Groups,
     host: String,
     since: WallTime,
     generation: u64,
@@ -191,12 +191,12 @@ impl Master {
         ground: Ground,
         lock: File,
         signals: Signals,
-        cgroups: (Option<CgroupRoot>, Option<CgroupRoot>),
+        groups: Groups,
     ) -> Result<Master, String> {
         let lanes = Lanes::new().map_err(|cause| format!("cannot reach the logger: {cause}"))?;
         let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
         master.open_control(None);
-        (master.cgroups, master.old_cgroups) = cgroups;
+        master.groups = groups;
         master.tidy_ground();
         master.start_logger();
         master.load_state();
@@ -235,8 +235,7 @@ impl Master {
         let mut master = Master {
             index: BTreeMap::new(),
             instance,
-            cgroups: None,
-            old_cgroups: None,
+            groups: Groups::default(),
             host,
             since: wall(),
             generation: 0,
@@ -308,7 +307,7 @@ impl Master {
         {
             self.log.info(&format!("mail goes to the Maildir {}", folder.display()));
         }
-        if self.cgroups.is_none() {
+        if self.groups.own.is_none() {
             self.log.info("no control groups here: strays are found by subreaper and marks");
         }
         self.systemd.ready();

@@ -98,8 +98,11 @@ impl Master {
 
     /// The chain has ended for good.
     pub(super) fn forget(&mut self, chain: &str) {
-        if let Some(group) = self.cgroups.as_ref().and_then(|cgroups| cgroups.existing(chain)) {
+        if let Some(group) = self.groups.own.as_ref().and_then(|cgroups| cgroups.existing(chain)) {
             let _ = group.remove();
+        }
+        if !self.groups.old.is_empty() && self.phase == super::Phase::Running {
+            self.sweep_old_groups();
         }
         self.log.say(Level::Debug, Some(chain), None, "ended for good");
     }

@@ -6,13 +6,14 @@ use std::os::unix::net::UnixListener;
 
 use super::boot::StartContext;
 use super::ground::Ground;
+use super::groups::Groups;
 use super::handover::Handover;
+use super::takeover::Before;
 use super::upgrade::{LastUpgrade, Wish};
 use super::{Child, Link, Master, now, wall};
 use crate::checker::Plan;
 use crate::logger::Lanes;
 use crate::policy::notices::NoticeDesk;
-use crate::sys::cgroup::CgroupRoot;
 use crate::sys::exec;
 use crate::sys::poll::Interest;
 use crate::sys::signals::Signals;
@@ -43,7 +44,8 @@ impl Master {
         master.open_control(listener);
         master.since = handover.since;
         master.upgrade.last = handover.last_upgrade;
-        master.cgroups = handover.cgroups.map(CgroupRoot::at);
+        let before = Before { cgroups: handover.old_cgroups, unclean: handover.unclean };
+        master.groups = Groups::at(handover.cgroups, before);
         master.supervisor = handover.supervisor.restored();
         master.desk = NoticeDesk::restore(
             handover.desk,
@@ -102,13 +104,7 @@ impl Master {
         self.desk.upgrade_accepted(at, wall());
         self.upgrade.last = Some(LastUpgrade { at: wall(), cause: None });
         self.saver.important(at);
-        let holder = super::takeover::Holder::of(
-            &self.plan.config,
-            self.cgroups.as_ref().map(CgroupRoot::path),
-        );
-        if let Err(cause) = holder.write(&self.lock) {
-            self.log.warn(&format!("cannot describe myself in master.lock: {cause}"));
-        }
+        self.describe_myself(false);
         self.tell_start("upgraded");
     }
 }

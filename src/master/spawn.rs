@@ -31,7 +31,6 @@ impl Master {
         self.epoll.add(&ours, token, Interest::Read)?;
         let slot = self.supervisor.slot(name);
         let resume = slot.and_then(|slot| slot.resume.clone());
-        let first = !slot.is_some_and(|slot| slot.was_ready);
         let chain = &self.plan.config.chains[index];
         let account = self.plan.accounts.get(name).and_then(|found| found.as_ref().ok());
         let setup = Setup {
@@ -43,9 +42,9 @@ impl Master {
             locks: &self.ground.locks,
             lane: Some(self.lanes.output_in.as_fd()),
             instance: &self.instance,
-            cgroups: self.cgroups.as_ref(),
-            old_cgroups: self.old_cgroups.as_ref(),
-            first,
+            cgroups: self.groups.own.as_ref(),
+            old_cgroups: &self.groups.old,
+            search: self.groups.unclean && !slot.is_some_and(|slot| slot.was_ready),
             resume: resume.as_ref().map(|resume| (resume.next.as_str(), resume.until)),
         };
         let pid = match fork_child(|| chain::run(setup)) {

@@ -39,7 +39,7 @@ impl Master {
             mail_waiting: self.post.waiting(),
             mail_error: self.post.error().map(str::to_owned),
             log_dropped: self.log.dropped(),
-            strays_by: if self.cgroups.is_some() { "cgroup" } else { "marks" }.to_owned(),
+            strays_by: if self.groups.own.is_some() { "cgroup" } else { "marks" }.to_owned(),
             last_upgrade: self.upgrade.last.as_ref().map(|last| UpgradeStatus {
                 at: last.at.to_string(),
                 outcome: if last.cause.is_some() { "refused" } else { "accepted" }.to_owned(),

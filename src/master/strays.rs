@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::{Child, Master, now};
+use super::{Master, now};
 use crate::chain::kept;
 use crate::config::model::Leftovers;
 use crate::sys::cgroup::Cgroup;
-use crate::sys::fork::{Pid, fork_child, leave, new_session};
-use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM};
+use crate::sys::fork::Pid;
+use crate::sys::signals::{SIGCONT, SIGINT, SIGKILL, SIGTERM};
 use crate::sys::tree::signal_descendants_of;
 use crate::sys::wait::{Change, Reaped, children, reap, signal_child};
 use crate::sys::{clock, fs, poll};
@@ -61,7 +61,8 @@ impl Master {
     /// runs left and the configuration keeps.
     pub(super) fn end_strays(&mut self, chain: &str) {
         let Some(slot) = self.supervisor.slot(chain) else { return };
-        let signal = slot.terms.stop_signal;
+        let hurried = self.phase == super::Phase::Killing;
+        let signal = if hurried { SIGKILL } else { slot.terms.stop_signal };
         let spared = self.kept_of(chain);
         if spared.is_empty() {
             self.strays.kept.retain(|_, whose| whose != chain);
@@ -104,7 +105,7 @@ impl Master {
     }
 
     fn group_of(&self, chain: &str) -> Option<Cgroup> {
-        self.cgroups.as_ref().and_then(|cgroups| cgroups.existing(chain))
+        self.groups.own.as_ref().and_then(|cgroups| cgroups.existing(chain))
     }
 
     /// Kills whatever is in a chain's group and is not kept; whether it has one.
@@ -143,8 +144,9 @@ impl Master {
                 clear.push(chain.clone());
             }
         }
+        let signal = if self.phase == super::Phase::Killing { SIGKILL } else { SIGTERM };
         for pid in fresh {
-            signal_descendants_of(pid, SIGTERM);
+            signal_descendants_of(pid, signal);
         }
         for chain in clear {
             self.strays.waiting.remove(&chain);
@@ -168,10 +170,15 @@ impl Master {
         }
     }
 
-    /// The last look before the master leaves: children that no chain waits for any more.
-    pub(super) fn final_sweep(&mut self) {
+    /// The last look before the master leaves: children that no chain waits for any more. Whether
+    /// nothing is left.
+    pub(super) fn final_sweep(&mut self) -> bool {
         let start = clock::monotonic();
-        let mut signal = SIGTERM;
+        let mut kill_at = match self.phase {
+            super::Phase::Killing => start,
+            _ => start.saturating_add(SWEEP_PATIENCE),
+        };
+        let mut asked = false;
         loop {
             while let Ok(Reaped::One(Change::Exited(pid, _) | Change::Killed(pid, _))) = reap(false)
             {
@@ -179,46 +186,23 @@ impl Master {
                 self.strays.reaped(pid);
             }
             let unknown = self.unknown_children();
-            let waited = clock::monotonic().saturating_sub(start);
-            if unknown.is_empty() || waited > SWEEP_LIMIT {
-                return;
+            let now = clock::monotonic();
+            if unknown.is_empty() || now.saturating_sub(start) > SWEEP_LIMIT {
+                return unknown.is_empty();
             }
-            if waited > SWEEP_PATIENCE {
-                signal = SIGKILL;
-            }
-            if signal != 0 {
+            let signal = if now >= kill_at { SIGKILL } else { SIGTERM };
+            if signal == SIGKILL || !asked {
                 for pid in unknown {
                     signal_descendants_of(pid, signal);
                 }
             }
-            if signal == SIGTERM {
-                signal = 0;
-            }
+            asked = true;
             let _ = poll::wait_readable(&[self.signals.as_fd()], Some(SWEEP_LOOK));
-            while let Ok(Some(_)) = self.signals.read() {}
-        }
-    }
-
-    /// Control groups of an earlier master whose chains are no longer in the file: a child waits a
-    /// little for what lives there, then kills it.
-    pub(super) fn sweep_old_groups(&mut self) {
-        let Some(old) = &self.old_cgroups else { return };
-        let gone: Vec<String> =
-            old.chains().into_iter().filter(|name| !self.index.contains_key(name)).collect();
-        let groups: Vec<Cgroup> = gone.iter().filter_map(|name| old.existing(name)).collect();
-        if groups.is_empty() {
-            return;
-        }
-        let forked = fork_child(|| {
-            new_session();
-            end_groups(&groups);
-            leave(0)
-        });
-        match forked {
-            Ok(pid) => {
-                self.children.insert(pid, Child::Other);
+            while let Ok(Some(signal)) = self.signals.read() {
+                if matches!(signal.number, SIGINT | SIGTERM) {
+                    kill_at = now;
+                }
             }
-            Err(cause) => self.log.error(&format!("cannot end old processes: {cause}")),
         }
     }
 
@@ -228,7 +212,7 @@ impl Master {
             !self.children.contains_key(pid)
                 && !self.strays.inherited.contains(pid)
                 && !self.strays.kept.contains_key(pid)
-                && !crate::sys::proc::is_zombie(*pid)
+                && !crate::sys::proc::has_ended(*pid)
         });
         if std::process::id() == 1 {
             unknown.retain(|pid| self.is_ours(*pid));
@@ -240,24 +224,6 @@ impl Master {
     fn is_ours(&self, pid: Pid) -> bool {
         crate::sys::proc::environment_value(pid, "RUNNER_INSTANCE")
             .is_some_and(|instance| instance == self.instance)
-            || self.cgroups.as_ref().is_some_and(|cgroups| cgroups.holds(pid))
-    }
-}
-
-/// Waits for groups to be empty, kills what does not end, takes them away.
-fn end_groups(groups: &[Cgroup]) {
-    let start = clock::monotonic();
-    for group in groups {
-        while group.is_populated() {
-            let waited = clock::monotonic().saturating_sub(start);
-            if waited > SWEEP_LIMIT.saturating_add(SWEEP_LIMIT) {
-                return;
-            }
-            if waited > SWEEP_LIMIT {
-                group.kill_but(&BTreeSet::new());
-            }
-            let _ = poll::wait_readable(&[], Some(SWEEP_LOOK));
-        }
-        let _ = group.remove();
+            || self.groups.own.as_ref().is_some_and(|cgroups| cgroups.holds(pid))
     }
 }

@@ -4,22 +4,29 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Master;
+use super::boot::StartContext;
 use super::ground::Ground;
 use crate::config::model::Config;
+use crate::sys::cgroup::CgroupRoot;
 use crate::sys::pidfd::PidFd;
-use crate::sys::signals::{SIGKILL, SIGQUIT, SIGTERM};
-use crate::sys::{clock, fs, locks};
+use crate::sys::signals::{self, SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals};
+use crate::sys::{clock, fs, locks, poll};
 
 /// exit(3) beside a running master.
 pub(super) const EXIT_RUNNING: i32 = 69;
 
 /// After the old master's largest kill_timeout.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// In the folder of locks.
+const LOCK: &str = "master.lock";
 
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -39,10 +46,28 @@ pub(super) struct Holder {
     /// Where its chains have their control groups.
     #[serde(default)]
     pub(super) cgroups: Option<PathBuf>,
+    /// Where chains of masters before it had theirs, as long as something lives there.
+    #[serde(default)]
+    pub(super) old_cgroups: Vec<PathBuf>,
+    /// The boot in which it runs: nothing of it outlives that.
+    #[serde(default)]
+    pub(super) boot: String,
+    /// It ended, and nothing that it started is left.
+    #[serde(default)]
+    pub(super) ended: bool,
+}
+
+/// What the last holder left.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Before {
+    /// Where processes of its chains may still be.
+    pub(super) cgroups: Vec<PathBuf>,
+    /// It did not end as it should: processes of its chains may be anywhere.
+    pub(super) unclean: bool,
 }
 
 impl Holder {
-    pub(super) fn of(config: &Config, cgroups: Option<&Path>) -> Holder {
+    pub(super) fn of(config: &Config, cgroups: Option<&Path>, old: &[CgroupRoot]) -> Holder {
         let largest = |pick: fn(&crate::config::model::Chain) -> Duration| {
             let longest = config.chains.iter().map(pick).max().unwrap_or_default();
             u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
@@ -52,10 +77,14 @@ impl Holder {
             drain_ms: largest(|chain| chain.drain_timeout),
             kill_ms: largest(|chain| chain.kill_timeout),
             cgroups: cgroups.map(Path::to_path_buf),
+            old_cgroups: old.iter().map(|old| old.path().to_path_buf()).collect(),
+            boot: clock::boot_id(),
+            ended: false,
         }
     }
 
-    /// Writes it through the descriptor that holds the lock: another one's end would drop it.
+    /// Writes it through the descriptor that holds the lock: another one's end would drop it. What
+    /// cannot be written leaves nothing, which means an unclean end.
     ///
     /// # Errors
     /// When the disk is full.
@@ -66,13 +95,27 @@ impl Holder {
         lock.write_all(&text)
     }
 
-    fn read(mut lock: &File) -> Holder {
+    fn read(mut lock: &File) -> Option<Holder> {
         let mut text = Vec::new();
-        let read = lock.rewind().and_then(|()| lock.take(65_536).read_to_end(&mut text));
-        match read {
-            Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
-            Err(_) => Holder::default(),
-        }
+        lock.rewind().and_then(|()| lock.take(65_536).read_to_end(&mut text)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+}
+
+impl Before {
+    /// From what the last holder wrote; `None`: nothing that can be read.
+    fn of(holder: Option<Holder>) -> Before {
+        let Some(holder) = holder else { return Before { cgroups: Vec::new(), unclean: true } };
+        let same_boot = holder.boot.is_empty() || holder.boot == clock::boot_id();
+        let mut cgroups: Vec<PathBuf> = holder
+            .cgroups
+            .into_iter()
+            .chain(holder.old_cgroups)
+            .filter(|path| path.is_dir())
+            .collect();
+        cgroups.sort_unstable();
+        cgroups.dedup();
+        Before { cgroups, unclean: same_boot && !holder.ended }
     }
 }
 
@@ -83,22 +126,31 @@ pub(super) struct Refused {
 }
 
 /// Takes the master's lock, ending its holder where that is wanted. `say` tells people what is
-/// waited for. Returns the locked file and what the last holder wrote.
+/// waited for. Returns the locked file and what the last holder left. Told to stop meanwhile, this
+/// process leaves; an upgrade that is asked for meanwhile is for the loop to come.
 pub(super) fn take_lock(
     ground: &Ground,
     config: &Config,
     replace: bool,
+    ear: (&StartContext, &Signals),
     say: &mut dyn FnMut(&str),
-) -> Result<(File, Holder), Refused> {
+) -> Result<(File, Before), Refused> {
     let cannot = |cause: &dyn std::fmt::Display| Refused {
         text: format!("cannot take master.lock: {cause}"),
         exit: crate::sys::fork::EXIT_OSERR,
     };
-    let lock = fs::open_or_create(&ground.locks, "master.lock", 0o600).map_err(|e| cannot(&e))?;
+    let missing = fs::read_small(&ground.locks, LOCK, 1)
+        .is_err_and(|cause| cause.kind() == std::io::ErrorKind::NotFound);
+    let lock = fs::open_or_create(&ground.locks, LOCK, 0o600).map_err(|e| cannot(&e))?;
     let mut ending: Option<Ending> = None;
+    let mut upgrade = false;
     loop {
         if locks::try_lock(&lock).map_err(|e| cannot(&e))? {
-            let before = Holder::read(&lock);
+            let first = missing && lock.metadata().is_ok_and(|found| found.len() == 0);
+            let before = if first { Before::default() } else { Before::of(Holder::read(&lock)) };
+            if upgrade {
+                signals::raise(SIGHUP);
+            }
             return Ok((lock, before));
         }
         let Some(pid) = locks::holder(&lock).map_err(|e| cannot(&e))? else { continue };
@@ -108,7 +160,7 @@ pub(super) fn take_lock(
             return Err(Refused { text, exit: EXIT_RUNNING });
         }
         if ending.as_ref().is_none_or(|ending| ending.pid != pid) {
-            let holder = Holder::read(&lock);
+            let holder = Holder::read(&lock).unwrap_or_default();
             may_replace(config, &holder, pid, replace)?;
             let held = PidFd::open(pid).map_err(|e| cannot(&e))?;
             // Held first, then looked at again: this is the holder or nobody.
@@ -119,7 +171,7 @@ pub(super) fn take_lock(
             ending = Some(Ending::begin(pid, held, &holder));
         }
         if let Some(ending) = &mut ending {
-            ending.press(&lock, say).map_err(|e| cannot(&e))?;
+            upgrade |= ending.press(&lock, ear, say).map_err(|e| cannot(&e))?;
         }
     }
 }
@@ -158,7 +210,13 @@ impl Ending {
         Ending { pid, held, term_at, kill_at, told_term: false }
     }
 
-    fn press(&mut self, lock: &File, say: &mut dyn FnMut(&str)) -> std::io::Result<()> {
+    /// Waits a little; whether an upgrade was asked for meanwhile.
+    fn press(
+        &mut self,
+        lock: &File,
+        (context, signals): (&StartContext, &Signals),
+        say: &mut dyn FnMut(&str),
+    ) -> std::io::Result<bool> {
         let now = clock::monotonic();
         let is_holder =
             |lock: &File| Ok::<bool, std::io::Error>(locks::holder(lock)? == Some(self.pid));
@@ -174,7 +232,47 @@ impl Ending {
             }
             self.told_term = true;
         }
-        self.held.wait(LOOK)?;
-        Ok(())
+        poll::wait_readable(&[self.held.as_fd(), signals.as_fd()], Some(LOOK))?;
+        Ok(context.heard(signals))
+    }
+}
+
+impl Master {
+    /// Says in the lock file who holds it, or that nothing is left of who held it.
+    pub(super) fn describe_myself(&self, ended: bool) {
+        let holder = Holder::of(&self.plan.config, self.groups.own_path(), &self.groups.old);
+        if let Err(cause) = (Holder { ended, ..holder }).write(&self.lock) {
+            self.log.warn(&format!("cannot describe myself in {LOCK}: {cause}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(ended: bool, boot: &str) -> Holder {
+        Holder { ended, boot: boot.to_owned(), ..Holder::default() }
+    }
+
+    #[test]
+    fn only_a_holder_that_said_so_or_of_another_boot_left_nothing() {
+        let boot = clock::boot_id();
+        assert!(Before::of(Some(holder(false, &boot))).unclean);
+        assert!(!Before::of(Some(holder(true, &boot))).unclean);
+        assert!(!Before::of(Some(holder(false, "another"))).unclean);
+        assert!(Before::of(Some(holder(false, ""))).unclean);
+        assert!(Before::of(None).unclean);
+    }
+
+    #[test]
+    fn groups_of_all_crashes_in_a_row_are_remembered_as_long_as_they_exist() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let old = Holder {
+            cgroups: Some(dir.path().to_path_buf()),
+            old_cgroups: vec!["/nowhere/at/all".into(), "/".into(), "/".into()],
+            ..Holder::default()
+        };
+        assert_eq!(Before::of(Some(old)).cgroups, [Path::new("/"), dir.path()]);
     }
 }

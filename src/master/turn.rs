@@ -5,7 +5,6 @@ use crate::config::model::{Level, Transport};
 use crate::policy::notices::Deed;
 use crate::policy::supervisor::Action;
 use crate::sys::fork::leave;
-use crate::sys::proc;
 use crate::sys::signals::{self, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use crate::wire::time::Timestamp;
 
@@ -65,7 +64,7 @@ impl Master {
         loop {
             match self.signals.read() {
                 Ok(Some(signal)) => {
-                    let terminal_gone = signal.number == SIGHUP && self.hung_up(signal);
+                    let terminal_gone = self.context.hung_up(signal);
                     match signal.number {
                         SIGCHLD => children = true,
                         SIGHUP if terminal_gone => {
@@ -104,15 +103,6 @@ impl Master {
         }
     }
 
-    /// Whether a HUP means that the terminal is gone and not that an operator wants an upgrade: the
-    /// kernel sends the first kind itself, or a shell passes it on whose terminal it was.
-    fn hung_up(&self, signal: signals::Received) -> bool {
-        signal.from_kernel
-            || (self.context.had_terminal
-                && signal.sender == proc::session_leader()
-                && !proc::has_terminal())
-    }
-
     /// Goes on towards the end, never back.
     pub(super) fn shut_down(&mut self, phase: Phase) {
         if phase <= self.phase {
@@ -121,6 +111,8 @@ impl Master {
         if self.phase == Phase::Running {
             self.systemd.stopping();
             self.abandon_check();
+            let all_ready = self.supervisor.slots().all(|(_, slot)| slot.was_ready);
+            self.groups.unclean &= !all_ready;
         }
         self.phase = phase;
         let now = now();
@@ -245,15 +237,19 @@ impl Master {
     /// The last things, each with its own short patience: mails into the spool, state onto the
     /// disk, the log to its end.
     fn say_goodbye(mut self) -> ! {
-        self.final_sweep();
+        let clean = self.final_sweep();
         self.finish_mail();
         self.finish_state();
         self.tidy_ground();
         if let Some(control) = self.control.take() {
             control.close(&self.epoll);
         }
-        if let Some(cgroups) = &self.cgroups {
-            cgroups.remove();
+        if let Some(groups) = &self.groups.own {
+            groups.remove();
+        }
+        // Of a chain that was never ready nobody knows what an earlier master left.
+        if clean && !self.groups.unclean {
+            self.describe_myself(true);
         }
         self.log.info("stopped");
         self.finish_log();

@@ -256,6 +256,7 @@ impl Master {
 
     fn handover(&self, wish: &Wish) -> Handover {
         let number = |fd: &OwnedFd| locks::number(fd);
+        let before = self.groups.before();
         Handover {
             version: VERSION,
             pid: i32::try_from(std::process::id()).unwrap_or(0),
@@ -299,7 +300,9 @@ impl Master {
                 .map(|(chain, strays)| (chain.clone(), strays.iter().copied().collect()))
                 .collect(),
             had_terminal: self.context.had_terminal,
-            cgroups: self.cgroups.as_ref().map(|cgroups| cgroups.path().to_path_buf()),
+            cgroups: self.groups.own_path().map(std::path::Path::to_path_buf),
+            old_cgroups: before.cgroups,
+            unclean: before.unclean,
             only: wish.chains.clone(),
             again: self.upgrade.next.is_some(),
             last_upgrade: self.upgrade.last.clone(),

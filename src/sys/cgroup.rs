@@ -87,9 +87,12 @@ impl CgroupRoot {
         }
     }
 
-    /// Takes the folder away if nothing is in it.
-    pub fn remove(&self) {
-        let _ = fs::remove_dir(&self.0);
+    /// Takes the folder away with its empty groups, if nothing is in it; whether it is gone.
+    pub fn remove(&self) -> bool {
+        for chain in self.chains() {
+            let _ = fs::remove_dir(self.0.join(format!("chain-{chain}")));
+        }
+        fs::remove_dir(&self.0).is_ok() || !self.0.exists()
     }
 }
 

@@ -43,9 +43,13 @@ pub fn start_time(pid: Pid) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
 }
 
-/// Whether the process is a zombie: ended, not yet reaped.
-pub fn is_zombie(pid: Pid) -> bool {
-    stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| state == "Z"))
+/// Whether the process has ended and is not yet reaped. One whose first thread has ended while others
+/// go on is a zombie by its state, too, but alive (proc_pid_stat(5), num_threads).
+pub fn has_ended(pid: Pid) -> bool {
+    stat(pid).is_some_and(|fields| {
+        let threads = fields.get(17).and_then(|count| count.parse::<u32>().ok());
+        fields.first().is_some_and(|state| state == "Z") && threads.is_none_or(|count| count < 2)
+    })
 }
 
 /// The real user id of a process.

@@ -129,6 +129,12 @@ impl AsFd for Signals {
     }
 }
 
+/// Sends a signal to this process: blocked, it waits for its own [`Signals`].
+pub fn raise(number: i32) {
+    // SAFETY: kill takes two integers, and the process is this one.
+    unsafe { libc::kill(libc::getpid(), number) };
+}
+
 /// The name of a signal for people ("SIGTERM"), or its number.
 pub fn name(number: i32) -> String {
     signal_hook::low_level::signal_name(number)
