@@ -5,9 +5,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-profile=release folder=release
+profile=release folder=release compress=
 if [ "${1-}" = --quick ]; then
-    profile=dev folder=debug
+    profile=dev folder=debug compress=--fast
 fi
 
 cargo build --locked --profile "$profile" --bins
@@ -19,4 +19,4 @@ for shell in bash zsh fish; do
     "target/$folder/runnerctl" completions "$shell" >"$completions/runnerctl.$shell"
 done
 
-cargo deb --no-build --profile "$profile" --quiet
+cargo deb --no-build --profile "$profile" --quiet $compress
