@@ -1,19 +1,21 @@
-//! The runner's own folders: as root nobody else may be able to change what lies on the way to
-//! them, and none lies on a network file system, where locks cannot be trusted.
+//! The runner's own folders and what it opens as root: nobody else may be able to change what lies
+//! on the way to them. No folder of locks lies on a network file system, where they cannot be
+//! trusted.
 
 use std::path::Path;
 
-use super::accounts::at;
+use super::accounts::{Resolved, at};
 use super::trust::{only_roots, shell_word, walk};
-use crate::config::{Checked, Problem, Unreadable};
-use crate::sys::account::Account;
+use crate::config::model::{LogTarget, Output, Transport};
+use crate::config::{Checked, Place, Problem, Unreadable};
 use crate::sys::fs::{is_remote, open_folder};
 use crate::sys::privileges::is_root;
 
-/// Looks at run_root, state_root and the spool as far as they exist.
-pub(super) fn check(checked: &Checked, mailer: Option<&Account>) -> Vec<Problem> {
+/// Looks at run_root, state_root, spool and Maildir as far as they exist, and at the files that are
+/// opened with root's rights.
+pub(super) fn check(checked: &Checked, resolved: &Resolved) -> Vec<Problem> {
     let config = &checked.config;
-    let mut problems = Vec::new();
+    let mut problems = roots_files(checked, resolved);
     let mut tell = |field: &str, fault: Unreadable| {
         let problem = at(checked.positions.top(field), format!("`{field}`: {}", fault.message));
         problems.push(problem.maybe_help(fault.help));
@@ -28,12 +30,60 @@ pub(super) fn check(checked: &Checked, mailer: Option<&Account>) -> Vec<Problem>
         let help = Some("locks need a local folder, as in run_root: \"/run/runner\"".to_owned());
         tell("run_root", Unreadable { message, help });
     }
-    if let (Some(mail), Some(mailer)) = (&config.mail, mailer)
-        && let Err(fault) = folder(&mail.spool, &[0, mailer.uid])
-    {
-        tell("mail.spool", fault);
+    if let (Some(mail), Some(mailer)) = (&config.mail, &resolved.mail) {
+        // Both are made by the mailer while it still is root.
+        let owners = [0, mailer.uid];
+        if let Err(fault) = folder(&mail.spool, &owners) {
+            tell("mail.spool", fault);
+        }
+        if let Transport::Maildir(path) = &mail.transport
+            && let Err(fault) = folder(path, &owners)
+        {
+            tell("mail.transport", fault);
+        }
     }
     problems
+}
+
+/// As root: what root's own chains, and a logger that stays root, open themselves. A link or a
+/// second name that somebody else puts there would make root write or believe another file.
+fn roots_files(checked: &Checked, resolved: &Resolved) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !is_root() {
+        return problems;
+    }
+    let mut look = |place: Option<&Place>, field: &str, path: &Path| {
+        if let Err(fault) = roots_file(path) {
+            let problem = at(place, format!("`{field}` is opened as root: {}", fault.message));
+            problems.push(problem.maybe_help(fault.help));
+        }
+    };
+    for chain in &checked.config.chains {
+        if !matches!(resolved.chains.get(&chain.name), Some(Ok(account)) if account.uid == 0) {
+            continue;
+        }
+        let place = |field: &str| checked.positions.of(&chain.name, field);
+        if let Output::Lines(path) | Output::Raw(path) = &chain.output {
+            look(place("output"), "output", path);
+        }
+        if let Some(path) = &chain.env_file {
+            look(place("env_file"), "env_file", path);
+        }
+    }
+    if let (LogTarget::File(path), Some(logger)) = (&checked.config.log.to, &resolved.log)
+        && logger.uid == 0
+    {
+        look(checked.positions.top("log.to"), "log.to", path);
+    }
+    problems
+}
+
+fn roots_file(path: &Path) -> Result<(), Unreadable> {
+    let walked = walk(path)?;
+    match std::fs::symlink_metadata(&walked.path) {
+        Ok(found) if walked.exists && found.is_file() => only_roots(&walked.path, &found),
+        _ => Ok(()),
+    }
 }
 
 /// As root: whether a folder is safe to use, or to make. `owners` may own its last part.

@@ -95,7 +95,7 @@ pub fn check(path: &Path, options: Options) -> Outcome {
     if let Some(checked) = &checked {
         let mut resolved = accounts::resolve(checked);
         problems.append(&mut resolved.errors);
-        problems.extend(ground::check(checked, resolved.mail.as_ref()));
+        problems.extend(ground::check(checked, &resolved));
         let mut post = post::check(checked);
         problems.append(&mut post.errors);
         surroundings.extend(post.faults.into_iter().map(|fault| (String::new(), fault)));

@@ -47,6 +47,7 @@ const EXIT_NOPERM: i32 = 77;
 /// file; replies go out by it, [`crate::wire::mail::MailReply::State`] last.
 pub fn run(mail: &Mail, account: Option<&Account>, socket: OwnedFd) -> Infallible {
     new_session();
+    crate::sys::proc::set_title("runner: mailer");
     let secret = setup::read_secret(&mail.transport);
     let prepared = setup::prepare_spool(&mail.spool, account);
     setup::prepare_maildir(&mail.transport, account);

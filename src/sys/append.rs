@@ -6,11 +6,12 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Opens `path` to append, creating it with `mode` (and the umask). A regular file or a character
-/// device (`/dev/null`); writing to a device that has no room fails instead of waiting.
+/// Opens `path` to append, creating it with `mode` (and the umask). A regular file with one name or
+/// a character device (`/dev/null`); writing to a device that has no room fails instead of waiting.
 ///
 /// # Errors
-/// Those of open(2); ELOOP for a symbolic link; anything else than those two kinds of file.
+/// Those of open(2); ELOOP for a symbolic link; anything else than those two kinds of file; a file
+/// that somebody has given a second name (link(2)), for it may be meant for something else.
 pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
     let file = OpenOptions::new()
         .append(true)
@@ -18,11 +19,13 @@ pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
         .mode(mode)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
         .open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() || kind.is_char_device() {
-        return Ok(file);
+    let found = file.metadata()?;
+    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match found.file_type() {
+        kind if kind.is_file() && found.nlink() > 1 => wrong("it has more than one name"),
+        kind if kind.is_file() || kind.is_char_device() => Ok(file),
+        _ => wrong("it is neither a file nor a device"),
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a device"))
 }
 
 /// Lets writing to the file wait again, for a program that expects nothing else.

@@ -95,9 +95,20 @@ fn same_file(path: &Path) -> Option<(u64, u64)> {
 /// Opens a program to check and execute it.
 ///
 /// # Errors
-/// When it is missing, no regular file, or not executable by this process.
+/// When it is missing, no regular file, or not executable by this process; as root, when others
+/// than root can change it.
 pub fn open_program(path: &Path) -> io::Result<File> {
     let file = super::fs::open_to_read(path)?;
+    let owner = super::fs::owner_of(&file)?;
+    if super::privileges::is_root() && (owner.uid != 0 || owner.mode & 0o022 != 0) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "others than root can change it (owner {}, mode {:04o})",
+                owner.uid, owner.mode
+            ),
+        ));
+    }
     rustix::fs::accessat(
         rustix::fs::CWD,
         path,
