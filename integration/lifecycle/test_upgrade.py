@@ -1,0 +1,320 @@
+"""HUP with everything that can be wrong on disk, the rules for positions, and what systemd is told. A
+program that hangs costs 30 s of the clock. Bound: 3 minutes.
+"""
+
+import os
+import pathlib
+import pty
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from lib import harness
+from lib.harness import alive, wait_for
+from test_lifecycle import Lifecycle as Base
+
+
+class Upgrades(Base):
+    def last(self):
+        status = self.status()
+        return (status or {"master": {}})["master"].get("last_upgrade") or {}
+
+    def generation(self):
+        return (self.status() or {"master": {"generation": 0}})["master"]["generation"]
+
+    def hup(self, master, outcome, word="", limit=45):
+        """A HUP, up to its decision; what was refused changes nothing. Returns the cause."""
+        def decisions():
+            return self.log().count(" upgrade refused: ") + self.log().count(" upgraded: ")
+        before, generation = decisions(), self.generation()
+        master.send_signal(signal.SIGHUP)
+        wait_for(f"{outcome} {word}", lambda: decisions() > before, limit)
+        last = wait_for("status", self.last, 20)
+        self.assertEqual(last["outcome"], outcome, last)
+        self.assertIsNone(master.poll())
+        if outcome == "refused":
+            self.assertIn(word, last["cause"])
+            self.assertEqual(self.generation(), generation)
+        else:
+            wait_for("a new generation", lambda: self.generation() > generation, 20)
+        return last.get("cause")
+
+
+class Files(Upgrades):
+    def test_whatever_is_wrong_with_the_file_changes_nothing(self):
+        config = self.write_config(self.one())
+        master = self.start(config)
+        self.goes_on()
+        pid, good = self.chain("a")["pid"], config.read_text()
+        for bad, word in ((good.replace("run_root", "run_rot"), "run_rot"), (good[:len(good) // 2], ""),
+                          ("", ""), (good.replace('"a"', "7"), ""), ("\0\xff" * 50, ""),
+                          (good.replace('user: Current, cwd', 'usr: Current, cwd'), "usr")):
+            config.write_text(bad)
+            self.hup(master, "refused", word)
+        config.unlink()
+        self.hup(master, "refused", "runner.ron")
+        config.write_text(good)
+        config.chmod(0o666)
+        self.hup(master, "refused", "write")
+        config.chmod(0o644)
+        os.chown(config, 65534, 65534)
+        self.hup(master, "refused", "")
+        os.chown(config, 0, 0)
+        self.assertEqual(self.chain("a")["pid"], pid)
+        self.hup(master, "accepted")
+        self.goes_on()
+        self.assertEqual(self.stop(master), 0)
+        self.never_two()
+
+    def test_a_user_that_is_gone_refuses_an_upgrade_and_costs_one_chain_at_a_start(self):
+        name = f"rit-gone-{os.getpid()}"
+        user = harness.add_user(name)
+        self.addCleanup(harness.remove_user, name)
+        for file in ("ledger.b", "flock.b"):
+            self.path(file).write_text("")
+            os.chown(self.path(file), user.pw_uid, -1)
+        config = self.write_config(self.one("a") + self.one("b").replace("user: Current", f'user: "{name}"'))
+        master = self.start(config)
+        self.goes_on("b")
+        # Its processes are still there: userdel wants to be forced.
+        subprocess.run(["userdel", "-f", name], check=True, capture_output=True)
+        self.hup(master, "refused", name)
+        self.goes_on("a")
+        self.goes_on("b")
+        self.stop(master)
+        master = self.start(config)
+        self.goes_on("a")
+        have = self.starts("b")
+        wait_for("b fails", lambda: self.chain("b")["health"] == "failing" and name in self.log(), 20)
+        self.assertEqual(self.starts("b"), have)
+        self.assertEqual(self.chain("a")["health"], "ok")
+        self.stop(master)
+        self.never_two("a", "b")
+
+
+class Programs(Upgrades):
+    def own_binary(self, extra=""):
+        binary = self.path("bin/runner-master")
+        binary.parent.mkdir()
+        shutil.copy2(harness.MASTER, binary)
+        was, harness.MASTER = harness.MASTER, str(binary)
+        self.addCleanup(setattr, harness, "MASTER", was)
+        return binary, was
+
+    def put(self, binary, content, mode=0o755):
+        fresh = binary.with_name("fresh")
+        if isinstance(content, bytes):
+            fresh.write_bytes(content)
+        else:
+            shutil.copy2(content, fresh)
+        fresh.chmod(mode)
+        fresh.rename(binary)
+
+    def test_no_x_bit_another_machine_a_folder(self):
+        binary, good = self.own_binary()
+        master = self.start(self.write_config(self.one()))
+        self.goes_on()
+        self.put(binary, good, 0o644)
+        self.hup(master, "refused", "ermission")
+        other = bytearray(pathlib.Path("/bin/true").read_bytes())
+        other[18:20] = b"\xf7\x00"  # e_machine: BPF
+        self.put(binary, bytes(other))
+        self.hup(master, "refused", "format")
+        binary.unlink()
+        binary.mkdir()
+        self.hup(master, "refused", "")
+        binary.rmdir()
+        self.goes_on()
+        self.put(binary, good)
+        self.hup(master, "accepted")
+        self.assertEqual(self.stop(master), 0)
+        self.never_two()
+
+    def test_a_program_that_hangs_is_given_up_and_a_stop_does_not_wait_for_it(self):
+        binary, good = self.own_binary()
+        master = self.start(self.write_config(self.one()))
+        self.goes_on()
+        # Deaf to TERM, too.
+        self.path("hang.c").write_text("#include <signal.h>\n#include <unistd.h>\n"
+                                       "int main(void) { signal(SIGTERM, SIG_IGN); for (;;) pause(); }\n")
+        subprocess.run(["cc", "-o", self.path("hang"), self.path("hang.c")], check=True)
+        self.put(binary, self.path("hang"))
+        begun = time.monotonic()
+        self.hup(master, "refused", "more than 30 s", 60)
+        self.assertLess(time.monotonic() - begun, 45)
+        self.goes_on()
+        master.send_signal(signal.SIGHUP)
+        wait_for("the check runs", lambda: any(
+            b"--internal-check" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            for pid in harness.children_of(master.pid) if alive(pid)), 10)
+        begun = time.monotonic()
+        self.assertEqual(self.stop(master), 0)
+        self.assertLess(time.monotonic() - begun, 15)
+        self.never_two()
+
+    def test_hup_after_hup_while_a_long_run_drains(self):
+        master = self.start(self.write_config(self.one(seconds=3) + self.one("b", 0.1)))
+        wait_for("it runs", self.starts)
+        for _ in range(4):
+            self.hup(master, "accepted")
+        self.assertEqual(self.starts(), 1)
+        wait_for("its replacement", lambda: self.starts() == 2, 20)
+        self.assertEqual(self.ledger()[1].split()[0], "end")
+        wait_for("the newest generation", lambda: self.chain("a")["generation"] == self.generation(), 10)
+        self.assertEqual(self.stop(master), 0)
+        self.never_two("a", "b")
+
+
+class Positions(Upgrades):
+    """A replaced chain goes on at its next task; if that left the file it begins at the first."""
+
+    def test_swapped_added_renamed_removed(self):
+        def chain(names):
+            tasks = "".join(
+                f'(name: "{n}", run: ["{self.dir}/step", "{n}"], success_cooldown: "0s"),' for n in names)
+            return f'(name: "seq", user: Current, cwd: "/", tasks: [{tasks}]),'
+        # Every run waits for its permit, so the moment of the HUP is exact.
+        step = self.path("step")
+        step.write_text(f"#!/bin/sh\necho $1 >>{self.dir}/order\nwhile ! mv {self.dir}/permit {self.dir}/used"
+                        " 2>/dev/null; do sleep 0.02; done\n")
+        step.chmod(0o755)
+        config = self.write_config(chain("ABC"))
+        master = self.start(config)
+        def order(count):
+            wait_for(f"{count} runs", lambda: len(self.lines("order")) >= count, 20)
+            return self.lines("order")[-1]
+        count = 1
+        def permit():
+            nonlocal count
+            self.path("permit").write_text("")
+            count += 1
+            return order(count)
+        self.assertEqual(order(1), "A")
+        # (the list after the HUP, the run that goes on, the one that comes after it): the next one by
+        # the list under which the run began, looked for by its name in the new list.
+        for names, running, after in (
+                ("BAC", "A", "B"),       # swapped
+                ("BACD", "C", "B"),      # added after
+                ("XBACD", "D", "B"),     # added before
+                ("XBAC", "X", "B"),      # a later one removed
+                ("XAC", "B", "A"),       # the running one removed
+                ("XAY", "A", "X"),       # the next one renamed: it left the file, so the first
+        ):
+            while self.lines("order")[-1] != running:
+                permit()
+            self.write_config(chain(names))
+            self.hup(master, "accepted")
+            self.assertEqual(self.lines("order")[-1], running)
+            self.assertEqual(permit(), after, f"{names} while {running} ran: {self.lines('order')}")
+            # From there on by the new list.
+            self.assertEqual(permit(), names[(names.index(after) + 1) % len(names)], self.lines("order"))
+        self.stop(master)
+
+    def test_what_remains_of_a_success_cooldown_is_waited_for(self):
+        config = self.write_config(self.one(seconds=0, cooldown="4s"))
+        master = self.start(config)
+        wait_for("cooling", lambda: (self.chain("a") or {}).get("state") == "cooling", 20)
+        until = self.chain("a")["until"]
+        self.hup(master, "accepted")
+        wait_for("replaced", lambda: self.chain("a")["generation"] == self.generation() and
+                 self.chain("a")["state"] == "cooling", 20)
+        self.assertEqual(self.starts(), 1)
+        self.assertLess(abs(parse(self.chain("a")["until"]) - parse(until)), 0.2)
+        wait_for("the second run", lambda: self.starts() == 2, 15)
+        self.stop(master)
+        self.never_two()
+
+
+def parse(text):
+    import datetime
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+class Systemd(Upgrades):
+    def listener(self):
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(server.close)
+        path = str(self.path("notify"))
+        server.bind(path)
+        server.settimeout(0.05)
+        return server, path
+
+    def heard(self, server, into):
+        try:
+            while True:
+                into.append(server.recv(4096).decode())
+        except OSError:
+            return into
+
+    def test_ready_reloading_stopping_and_no_watchdog_unasked(self):
+        server, path = self.listener()
+        master = self.start(self.write_config(self.one()), env={**os.environ, "NOTIFY_SOCKET": path})
+        heard = []
+        wait_for("READY", lambda: any("READY=1" in m and f"MAINPID={master.pid}" in m
+                                      for m in self.heard(server, heard)), 10)
+        del heard[:]
+        before = time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
+        self.hup(master, "accepted")
+        wait_for("READY again", lambda: any("READY=1" in m for m in self.heard(server, heard)), 10)
+        reloading = next(m for m in heard if "RELOADING=1" in m)
+        stamp = int(next(line for line in reloading.splitlines() if line.startswith("MONOTONIC_USEC="))[15:])
+        self.assertTrue(before <= stamp <= time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
+        self.assertLess(heard.index(reloading), next(i for i, m in enumerate(heard) if m.startswith("READY=1")))
+        # A refused one ends the reload, too.
+        del heard[:]
+        good = self.path("runner.ron").read_text()
+        self.path("runner.ron").write_text("nonsense")
+        self.hup(master, "refused")
+        wait_for("READY after a refusal", lambda: any(m.startswith("READY=1") for m in self.heard(server, heard)), 10)
+        self.path("runner.ron").write_text(good)
+        self.goes_on()
+        self.stop(master)
+        self.heard(server, heard)
+        self.assertIn("STOPPING=1", heard)
+        self.assertFalse([m for m in heard if "WATCHDOG" in m])
+
+    def test_a_watchdog_that_is_asked_for_is_fed_also_after_an_upgrade(self):
+        server, path = self.listener()
+        env = {**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "400000"}
+        master = self.start(self.write_config(self.one()), env=env)
+        for _ in range(2):
+            heard = []
+            wait_for("WATCHDOG", lambda: sum("WATCHDOG=1" in m for m in self.heard(server, heard)) >= 3, 10)
+            self.hup(master, "accepted")
+        self.stop(master)
+
+
+class Terminal(Upgrades):
+    def test_the_hup_of_a_vanished_terminal_stops_and_does_not_upgrade(self):
+        config = self.write_config(self.one(seconds=1))
+        leader, follower = pty.openpty()
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            import fcntl, termios
+            os.close(leader)
+            fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
+            for fd in (0, 1, 2):
+                os.dup2(follower, fd)
+            os.execv(harness.MASTER, [harness.MASTER, str(config)])
+        os.close(follower)
+        wait_for("it runs", self.starts, 20)
+        os.close(leader)
+        def ended():
+            done, status = os.waitpid(pid, os.WNOHANG)
+            return done and (os.waitstatus_to_exitcode(status), )
+        self.assertEqual(wait_for("it ends", ended, 20), (0,))
+        self.assertIn("the terminal is gone", self.log())
+        self.assertTrue(self.ledger()[-1].startswith("end"), self.ledger())
+        self.never_two()
+
+
+del Base
+
+if __name__ == "__main__":
+    unittest.main()
