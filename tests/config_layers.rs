@@ -283,7 +283,8 @@ fn show_says_where_each_value_comes_from() {
     ],
 )"#;
     let loaded = config::parse(Path::new("runner.ron"), text, &root());
-    let shown = config::show(loaded.checked.as_ref().unwrap(), &loaded.sources, "a").unwrap();
+    let shown =
+        config::show(loaded.checked.as_ref().unwrap(), &loaded.sources, "a", &|_| None).unwrap();
     insta::assert_snapshot!(shown);
     // What is shown is itself a chain that means the same.
     let again = one(&format!("(chains: [{shown}])"));

@@ -42,7 +42,7 @@ fn sound(bytes: &[u8]) {
     assert!(!told.chars().any(|c| c.is_control() && c != '\n'), "{told:?}");
     if let Some(checked) = &loaded.checked {
         for chain in &checked.config.chains {
-            config::show(checked, &loaded.sources, &chain.name).unwrap();
+            config::show(checked, &loaded.sources, &chain.name, &|_| None).unwrap();
         }
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use super::output::Tails;
 use super::run::Done;
-use super::worker::{Heard, Live, manner};
 use super::{Runner, Wish};
 use crate::config::model::{Command, Task};
 use crate::policy::{fingerprint, options};
@@ -19,8 +18,9 @@ use crate::sys::clock;
 use crate::sys::spawn::{Failure, Step};
 use crate::sys::wait::Change;
 use crate::wire::outcome::Outcome;
-use crate::wire::report::Report;
+use crate::wire::report::{MAX_TAIL, Report};
 use crate::wire::worker::{Options, Raised, Ready, Request};
+use crate::worker::{Heard, Live, manner};
 
 /// Tasks whose options go into one report.
 const OPTIONS_AT_ONCE: usize = 50;
@@ -327,7 +327,7 @@ fn tell(end: End, when: &str, tails: &mut Tails) -> Told {
         End::Interrupted => return Told { outcome: Outcome::Interrupted, finding: None },
         End::Raised(raised) => {
             let finding = fingerprint::of_raised(&raised);
-            append(&mut tails.stderr, &raised.text());
+            append(&mut tails.stderr, &condensed(&raised.text()));
             return Told { outcome: Outcome::Raised, finding: Some(finding) };
         }
         End::Timeout => {
@@ -360,4 +360,42 @@ fn append(stderr: &mut Vec<u8>, text: &str) {
     }
     stderr.extend_from_slice(text.as_bytes());
     stderr.push(b'\n');
+}
+
+/// A traceback in what one report has room for: where it begins, the task's own code, and where it
+/// ends, the exception.
+fn condensed(text: &str) -> String {
+    const HEAD: usize = MAX_TAIL / 4;
+    const TAIL: usize = MAX_TAIL / 2;
+    if text.len() <= HEAD + TAIL {
+        return text.to_owned();
+    }
+    let head = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= HEAD).last();
+    let head = &text[..head.unwrap_or(0)];
+    let head = &head[..head.rfind('\n').unwrap_or(head.len())];
+    let tail = text.char_indices().map(|(at, _)| at).find(|at| text.len() - at <= TAIL);
+    let tail = &text[tail.unwrap_or(text.len())..];
+    let tail = &tail[tail.find('\n').map_or(0, |end| end + 1)..];
+    let left_out = text[head.len()..text.len() - tail.len()].trim_matches('\n').lines().count();
+    format!("{head}\n  ... {left_out} lines are left out here ...\n{tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_traceback_keeps_both_ends() {
+        assert_eq!(condensed("short\ntext"), "short\ntext");
+        let lines: Vec<String> =
+            (0..1000).map(|n| format!("  frame {n} of the tr\u{e4}ce")).collect();
+        let cut = condensed(&lines.join("\n"));
+        assert!(cut.len() <= MAX_TAIL, "{}", cut.len());
+        assert!(cut.starts_with("  frame 0 of") && cut.ends_with("frame 999 of the tr\u{e4}ce"));
+        let kept = cut.lines().filter(|line| line.contains("frame")).count();
+        assert!(cut.contains(&format!("  ... {} lines are left out", 1000 - kept)), "{cut}");
+        assert!(cut.lines().all(|line| line.starts_with("  frame") || line.contains("left out")));
+        let one = condensed(&"x".repeat(1 << 16));
+        assert!(one.len() <= MAX_TAIL);
+    }
 }

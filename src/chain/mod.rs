@@ -34,10 +34,11 @@ use crate::sys::spawn::Image;
 use crate::sys::{clock, poll};
 use crate::wire::report::{Order, Report};
 use crate::wire::time::Timestamp;
+use crate::worker::Live;
 use output::Output;
 use reports::{FromMaster, ReportSender};
 use run::Ended;
-use worker::{Keeper, Live};
+use worker::Keeper;
 
 /// Everything that a chain process is born with.
 pub struct Setup<'a> {

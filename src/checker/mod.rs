@@ -12,6 +12,7 @@ mod post;
 mod preflight;
 mod starter;
 mod trust;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -53,6 +54,9 @@ pub struct Outcome {
     pub surroundings: String,
     /// What is told and accepted.
     pub warnings: String,
+    /// Of each function of a worker, in one line: which options hold, and whose word they are.
+    #[serde(default)]
+    pub functions: Vec<String>,
 }
 
 impl Outcome {
@@ -70,8 +74,9 @@ impl Outcome {
 pub struct Options {
     /// Whether the texts have colour.
     pub color: bool,
-    /// Whether to leave the surroundings of chains alone.
-    pub meaning_only: bool,
+    /// Whether workers are tried, too. Not at a start: there a fault of theirs fails their own runs,
+    /// and nobody waits for what they import.
+    pub workers: bool,
 }
 
 /// Reads a configuration as the caller and says what it means, trying nothing but the files
@@ -92,6 +97,7 @@ pub fn check(path: &Path, options: Options) -> Outcome {
     let Loaded { checked, mut problems, sources } = load(path);
     let mut surroundings = Vec::new();
     let mut plan = None;
+    let mut functions = Vec::new();
     if let Some(checked) = &checked {
         let mut resolved = accounts::resolve(checked);
         problems.append(&mut resolved.errors);
@@ -100,8 +106,13 @@ pub fn check(path: &Path, options: Options) -> Outcome {
         problems.append(&mut post.errors);
         surroundings.extend(post.faults.into_iter().map(|fault| (String::new(), fault)));
         surroundings.append(&mut resolved.faults);
-        if !options.meaning_only {
-            surroundings.extend(preflight::check(checked, &resolved.chains, resolved.log.as_ref()));
+        surroundings.extend(preflight::check(checked, &resolved.chains, resolved.log.as_ref()));
+        if options.workers {
+            let faulty = |name: &str| surroundings.iter().any(|(chain, _)| chain == name);
+            let tried = workers::check(checked, &sources, &resolved.chains, faulty);
+            surroundings.extend(tried.faults);
+            problems.extend(tried.warnings);
+            functions = tried.options;
         }
         if let (Some(log_account), false) = (resolved.log, config::refuses(&problems)) {
             plan = Some(Plan {
@@ -127,6 +138,7 @@ pub fn check(path: &Path, options: Options) -> Outcome {
         errors: text(&errors, &sources),
         surroundings: text(&surroundings, &sources),
         warnings: text(&warnings, &sources),
+        functions,
     }
 }
 
@@ -152,7 +164,7 @@ pub fn check_command(path: &Path) -> u8 {
     use std::io::IsTerminal;
     let color = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let outcome = check(path, Options { color, meaning_only: false });
+    let outcome = check(path, Options { color, workers: true });
     let texts = [&outcome.errors, &outcome.surroundings, &outcome.warnings];
     for text in texts.into_iter().filter(|text| !text.is_empty()) {
         let _ = std::io::stderr().write_all(text.as_bytes());
@@ -162,6 +174,9 @@ pub fn check_command(path: &Path) -> u8 {
             let chains = &plan.config.chains;
             let tasks: usize = chains.iter().map(|chain| chain.tasks.len()).sum();
             let plural = |n: usize| if n == 1 { "" } else { "s" };
+            for line in &outcome.functions {
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
             let _ = writeln!(
                 std::io::stdout(),
                 "{}: {} chain{}, {tasks} task{}: all is well",

@@ -305,7 +305,7 @@ fn append(file: &Path) -> Result<(), String> {
 }
 
 /// The variables of an env_file.
-fn variables(file: &Path) -> Result<Vec<(String, String)>, String> {
+pub(super) fn variables(file: &Path) -> Result<Vec<(String, String)>, String> {
     let opened = open_to_read(file).map_err(|cause| cannot("read", file, &cause))?;
     let mut bytes = Vec::new();
     let read = opened.take(MAX_ENV_FILE + 1).read_to_end(&mut bytes);

@@ -3,26 +3,60 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::talk::Failure;
+use super::talk::{Failure, Master};
 use crate::checker;
 use crate::config::model::{Chain, UserSpec};
 use crate::config::{self, Checked, Defaults, Loaded, env_file};
 use crate::policy::environment::{Login, environment, instance_of};
+use crate::policy::options::{self, Origin};
 use crate::sys::account::Account;
+use crate::wire::control::{Answer, Request};
 use crate::wire::safe::safe_line;
+use crate::wire::worker::Options;
 
 const EXIT_UNKNOWN: u8 = 4;
 const EXIT_CONFIG: u8 = 78;
 
-/// Prints a chain's configuration with the origin of each value.
+/// Prints a chain's configuration with the origin of each value. What the functions of a worker
+/// say of themselves is known to the master of this configuration, if one runs and may be asked.
 ///
 /// # Errors
 /// When the file is wrong or has no such chain.
 pub(super) fn config(file: &Path, chain: &str) -> Result<u8, Failure> {
-    let (checked, loaded) = load(file)?;
-    let text = config::show(&checked, &loaded.sources, chain).ok_or_else(|| unknown(chain))?;
-    super::say(&text);
+    let (mut checked, loaded) = load(file)?;
+    let master = Master::at(&checked.config.run_root);
+    let mut theirs: Vec<String> = Vec::new();
+    if let Some(chain) = checked.config.chains.iter_mut().find(|known| known.name == chain)
+        && chain.worker.is_some()
+    {
+        for (task, own) in options_of(&master, &chain.name) {
+            let Some(task) = chain.tasks.iter_mut().find(|known| known.name == task) else {
+                continue;
+            };
+            for (field, _, origin, _) in options::origins(task, &own) {
+                if origin == Origin::Function {
+                    theirs.push(format!("tasks.{}.{field}", task.name));
+                }
+            }
+            *task = options::apply(task, &own);
+        }
+    }
+    let otherwise =
+        |field: &str| theirs.iter().any(|known| known == field).then_some("its function");
+    let text = config::show(&checked, &loaded.sources, chain, &otherwise);
+    super::say(&text.ok_or_else(|| unknown(chain))?);
     Ok(0)
+}
+
+/// Nothing, where nobody can be asked.
+fn options_of(master: &Master, chain: &str) -> Vec<(String, Options)> {
+    let request = Request::Options { chain: chain.to_owned() };
+    let Ok(Answer::Rows(rows)) = master.ask(&request, |_| {}) else { return Vec::new() };
+    let read = |row: serde_json::Value| {
+        let options = serde_json::from_value(row.get("options")?.clone()).ok()?;
+        Some((row.get("task")?.as_str()?.to_owned(), options))
+    };
+    rows.into_iter().filter_map(read).collect()
 }
 
 /// Prints the environment of a chain's tasks.

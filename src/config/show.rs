@@ -13,12 +13,17 @@ use super::render::locate;
 use super::source::Source;
 use super::units::signal_name;
 
-/// A chain as RON with a remark at each value: the place that decided it, or `default`. `None`:
-/// there is no such chain.
-pub fn show(checked: &Checked, sources: &[Source], chain: &str) -> Option<String> {
+/// A chain as RON with a remark at each value: the place that decided it, or what `otherwise` says
+/// of the field (`tasks.NAME.fail_cooldown`), or `default`. `None`: there is no such chain.
+pub fn show(
+    checked: &Checked,
+    sources: &[Source],
+    chain: &str,
+    otherwise: &dyn Fn(&str) -> Option<&'static str>,
+) -> Option<String> {
     let chain = checked.config.chains.iter().find(|known| known.name == chain)?;
-    let mut page =
-        Page { checked, sources, chain: &chain.name, prefix: String::new(), lines: Vec::new() };
+    let (prefix, lines) = (String::new(), Vec::new());
+    let mut page = Page { checked, sources, chain: &chain.name, otherwise, prefix, lines };
     page.plain(0, "(");
     page.chain(chain);
     page.plain(0, ")");
@@ -29,6 +34,7 @@ struct Page<'a> {
     checked: &'a Checked,
     sources: &'a [Source],
     chain: &'a str,
+    otherwise: &'a dyn Fn(&str) -> Option<&'static str>,
     /// In front of a field's name in the positions.
     prefix: String,
     /// What stands in a line, and the remark behind it.
@@ -163,10 +169,12 @@ impl Page<'_> {
     }
 
     fn origin(&self, field: &str) -> String {
+        let field = format!("{}{field}", self.prefix);
         let places = self.checked.positions.chains.get(self.chain);
-        places
-            .and_then(|places| places.fields.get(&format!("{}{field}", self.prefix)))
-            .map_or_else(|| "default".to_owned(), |place| locate(place, self.sources))
+        match places.and_then(|places| places.fields.get(&field)) {
+            Some(place) => locate(place, self.sources),
+            None => (self.otherwise)(&field).unwrap_or("default").to_owned(),
+        }
     }
 
     /// The lines, with the remarks in one column where they fit.

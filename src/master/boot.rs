@@ -228,7 +228,7 @@ fn same_ground(config: &Config, handover: &Handover) -> Result<(), String> {
 }
 
 fn fill_plan(config: &Path, into: &mut File, force: bool) -> Result<Config, String> {
-    let outcome = checker::check(config, Options::default());
+    let outcome = checker::check(config, Options { color: false, workers: true });
     let accepted = force || outcome.surroundings.is_empty();
     match outcome.plan {
         Some(plan) if accepted => {
@@ -303,7 +303,7 @@ fn check_at_start(config: &Path, into: &mut File) -> i32 {
     use std::io::IsTerminal;
     let color = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let outcome = checker::check(config, Options { color, meaning_only: false });
+    let outcome = checker::check(config, Options { color, workers: false });
     eprint!("{}{}{}", outcome.errors, outcome.surroundings, outcome.warnings);
     let Some(plan) = outcome.plan else { return i32::from(checker::EXIT_CONFIG) };
     let written = serde_json::to_vec(&plan)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::Master;
 use crate::config::model::{Chain, Command};
-use crate::policy::options::{self, Origin};
+use crate::policy::options;
 use crate::wire::worker::Options;
 
 impl Master {
@@ -35,22 +35,7 @@ impl Master {
                 continue;
             }
             let own = known.get(&task.name).copied().unwrap_or_default();
-            let values: Vec<String> = options::origins(task, &own)
-                .into_iter()
-                .map(|(field, value, origin, own)| {
-                    let whose = match (origin, own) {
-                        (Origin::File, Some(own)) => {
-                            let own = humantime::format_duration(own);
-                            format!("the configuration; its function says {own}")
-                        }
-                        (Origin::File, None) => "the configuration".to_owned(),
-                        (Origin::Function, _) => "its function".to_owned(),
-                        (Origin::Default, _) => "default".to_owned(),
-                    };
-                    format!("{field} {} ({whose})", humantime::format_duration(value))
-                })
-                .collect();
-            lines.push(format!("{}: {}", task.name, values.join(", ")));
+            lines.push(options::describe(task, &own, |_| "the configuration".to_owned()));
         }
         lines
     }

@@ -69,6 +69,23 @@ pub fn origins(
     ]
 }
 
+/// The task's options in one line for a person. `place` is where the configuration says a field.
+pub fn describe(task: &Task, own: &Options, place: impl Fn(&str) -> String) -> String {
+    let values = origins(task, own).map(|(field, value, origin, own)| {
+        let whose = match (origin, own) {
+            (Origin::File, Some(own)) => {
+                let own = humantime::format_duration(own);
+                format!("{}; its function says {own}", place(field))
+            }
+            (Origin::File, None) => place(field),
+            (Origin::Function, _) => "its function".to_owned(),
+            (Origin::Default, _) => "default".to_owned(),
+        };
+        format!("{field} {} ({whose})", humantime::format_duration(value))
+    });
+    format!("{}: {}", task.name, values.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,9 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// The text form of [`Outcome::Raised`].
+pub const RAISED: &str = "raised";
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -30,7 +33,7 @@ impl fmt::Display for Outcome {
             Outcome::Signal(number) => write!(f, "signal {number}"),
             Outcome::Timeout => f.write_str("timeout"),
             Outcome::CannotStart => f.write_str("cannot start"),
-            Outcome::Raised => f.write_str("raised"),
+            Outcome::Raised => f.write_str(RAISED),
             Outcome::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -55,7 +58,7 @@ impl std::str::FromStr for Outcome {
         match text {
             "timeout" => Ok(Outcome::Timeout),
             "cannot start" => Ok(Outcome::CannotStart),
-            "raised" => Ok(Outcome::Raised),
+            RAISED => Ok(Outcome::Raised),
             "interrupted" => Ok(Outcome::Interrupted),
             _ => Err(unknown(text)),
         }

@@ -99,7 +99,7 @@ pub enum Reply {
 }
 
 /// What a worker knows of its tasks when it is ready. Keys that are not known are ignored.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     /// What each task says of itself, by the name that `call` says.
     #[serde(default)]

@@ -6,6 +6,8 @@
 //! worker's descriptor 3: no file that somebody could change, nothing that the chain's user must
 //! be able to read, no further descriptor.
 
+mod session;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +23,8 @@ use crate::sys::spawn::{Failure, Image, Limit, Step, candidates, spawn};
 
 /// The built-in worker for Python functions.
 const SHIM: &str = include_str!("shim.py");
+
+pub use session::{Heard, Live, manner};
 
 /// How long an interpreter may take until it reads the shim.
 const PATIENCE: Duration = Duration::from_secs(5);

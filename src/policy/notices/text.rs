@@ -9,6 +9,7 @@ use super::rules::{ChainRules, Rules};
 use super::throttle::{Outage, Verdict};
 use crate::policy::safe;
 use crate::wire::mail::NoticeKind;
+use crate::wire::outcome::RAISED;
 use crate::wire::report::MAX_MESSAGE;
 use crate::wire::time::{Timestamp, WallTime};
 
@@ -127,7 +128,9 @@ pub(crate) fn body(scene: &Scene<'_>) -> String {
     next(scene, &mut out);
     withheld(scene, &mut out);
     if let Some(run) = scene.run {
-        out.output("The last lines of its standard error:", run.stderr, 30, 6 * 1024);
+        // A traceback of a worker comes whole or not at all: its begin is where the task is.
+        let lines = if run.outcome == RAISED { 90 } else { 30 };
+        out.output("The last lines of its standard error:", run.stderr, lines, 6 * 1024);
         out.output("The last lines of its standard output:", run.stdout, 15, 3 * 1024);
     } else if let Some(outage) = scene.outage {
         let title = "The last lines of the last failed run's standard error:";

@@ -1,0 +1,235 @@
+"""The built-in Python worker: a tasks.py as the decorator's users write it, unmodified."""
+
+import json
+import os
+import signal
+import subprocess
+import unittest
+
+from lib.harness import CTL, MASTER, Case, add_user, alive, children_of, remove_user, wait_for
+
+USER = "runner-it-python"
+
+TASKS = '''
+import os
+import sys
+import time
+from datetime import timedelta as td
+
+from yourlabs import runner
+
+
+@runner.task(success_cooldown=td(milliseconds=300), fail_cooldown=td(seconds=2))
+def send_mail():
+    print("sent by", os.getpid())
+
+
+@runner.task(success_cooldown=td(minutes=15), fail_cooldown=td(seconds=1),
+             non_recoverable_downtime=td(seconds=3))
+def fails():
+    print("before it", file=sys.stderr)
+    if os.path.exists("mended"):
+        return
+    inner(int(time.time()))
+
+
+def inner(number):
+    raise ValueError("order %d cannot be read" % number)
+
+
+class Mails:
+    @staticmethod
+    def retry():
+        print("retried by", os.getpid())
+
+
+def leaves():
+    sys.exit("no more")
+
+
+def leaves_well():
+    sys.exit(0)
+
+
+def crashes():
+    os._exit(9)
+
+
+def leaks():
+    global kept
+    kept = kept + 1 if "kept" in globals() else 1
+    print("kept", kept, "by", os.getpid())
+'''
+
+
+class Python(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.user = add_user(USER)
+
+    @classmethod
+    def tearDownClass(cls):
+        remove_user(USER)
+
+    def setUp(self):
+        super().setUp()
+        self.app = self.path("app")
+        self.app.mkdir()
+        self.write("tasks.py", TASKS)
+        os.chown(self.app, self.user.pw_uid, self.user.pw_gid)
+
+    def write(self, name, text):
+        (self.app / name).write_text(text)
+        (self.app / name).chmod(0o644)
+
+    def config(self, tasks, more="", extra=None):
+        chain = (f'(name: "mail", user: "{USER}", cwd: "{self.app}", worker: Python("/usr/bin/python3"),\n'
+                 f' env: {{"PYTHONDONTWRITEBYTECODE": "1"}}, {more}\n tasks: [\n{tasks}\n])')
+        return self.write_config(chain, extra=self.mail_to_maildir() if extra is None else extra)
+
+    def check(self, config):
+        return subprocess.run([MASTER, "--check", str(config)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=60)
+
+    def test_the_decorator_says_the_pauses_and_the_file_is_stronger(self):
+        config = self.config('(call: "tasks.send_mail", fail_cooldown: "7s"),\n'
+                             '(call: "tasks.Mails.retry", success_cooldown: "200ms"),\n'
+                             '(call: "tasks.leaves_well", success_cooldown: "100ms")')
+        checked = self.check(config)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+        self.assertIn("chain mail: send_mail: success_cooldown 300ms (its function), "
+                      f"fail_cooldown 7s ({config}:8:42; its function says 2s), "
+                      "non_recoverable_downtime 12h (default)", checked.stdout)
+        master = self.start(config)
+        wait_for("rounds", lambda: self.chain("mail")["tasks"][2]["ok"] >= 3)
+        self.assertEqual([task["failed"] for task in self.chain("mail")["tasks"]], [0, 0, 0])
+        # One warm process runs them all, as the chain's user.
+        said = [line.split()[-1] for line in self.log().splitlines() if " by " in line]
+        self.assertEqual(len(set(said)), 1, said)
+        self.assertEqual(os.stat(f"/proc/{said[0]}").st_uid, self.user.pw_uid)
+        self.assertIn("send_mail: success_cooldown 300ms (its function), fail_cooldown 7s "
+                      "(the configuration; its function says 2s)", self.ctl("explain", "mail").stdout)
+        shown = subprocess.run([CTL, "-c", str(config), "show-config", "mail"],
+                               capture_output=True, text=True).stdout
+        line = next(line for line in shown.splitlines() if "success_cooldown: \"300ms\"" in line)
+        self.assertTrue(line.endswith("// its function"), line)
+        self.assertEqual(self.stop(master), 0)
+        # Where no master runs, the file is all that is known.
+        shown = subprocess.run([CTL, "-c", str(config), "show-config", "mail"],
+                               capture_output=True, text=True).stdout
+        self.assertNotIn("its function", shown)
+
+    def test_what_is_raised_is_told_with_its_traceback(self):
+        master = self.start(self.config('(call: "tasks.fails"), (call: "tasks.leaves", fail_cooldown: "100ms")'))
+        # The number in the message is another one each time: it is one failure all the same.
+        wait_for("four failures", lambda: self.chain("mail")["tasks"][0]["failed"] >= 4)
+        subjects = [row["subject"] for row in map(json.loads, self.ctl("notices", "--json").stdout.splitlines())]
+        of_fails = [subject for subject in subjects if "[fails]" in subject]
+        self.assertRegex(of_fails[0], r"\[fails\] First exception caught: order \d+ cannot be read")
+        self.assertEqual(of_fails[1:2], ["[fails] Non recoverable downtime reached"])
+        self.assertFalse([subject for subject in of_fails if "New exception" in subject])
+        self.assertIn("[leaves] First exception caught: no more", subjects)
+        wait_for("its mail", lambda: any("First exception" in s and "fails" in s for s in self.subjects()))
+        import email
+        import email.policy
+        for path in self.path("mail/new").iterdir():
+            mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+            if "[fails] First" in mail["Subject"]:
+                body = mail.get_content()
+        for words in ("Traceback (most recent call last):", f'File "{self.app}/tasks.py", line', "in fails",
+                      "in inner", "ValueError: order", "before it", "call tasks.fails"):
+            self.assertIn(words, body)
+        self.assertNotIn("runner-worker", body)
+        # Another place of the same exception is another failure.
+        (self.app / "mended").touch()
+        self.ctl("run", "mail", "fails", check=True)
+        wait_for("it heals", lambda: self.chain("mail")["tasks"][0]["down_since"] is None)
+        self.assertEqual(self.stop(master), 0)
+
+    def test_a_call_that_cannot_be_imported_is_told_with_its_place_and_pythons_words(self):
+        self.write("broken.py", "def ok():\n    return\n\ndef bad(:\n")
+        self.write("missing.py", "import no_such_package\n")
+        config = self.config('(call: "tasks.send_mial"),\n(call: "broken.ok"),\n(call: "missing.x"),\n'
+                             '(call: "tasks.send_mail"),\n(name: "bare", call: "send_mail")')
+        checked = self.check(config)
+        self.assertEqual(checked.returncode, 78)
+        for place, words in (
+            ("8:8", f"as {USER}: cannot import tasks.send_mial: AttributeError: module 'tasks' has no attribute 'send_mial'"),
+            ("9:8", f"as {USER}: cannot import broken.ok: SyntaxError: invalid syntax (broken.py, line 4)"),
+            ("10:8", f"as {USER}: cannot import missing.x: ModuleNotFoundError: No module named 'no_such_package'"),
+            ("12:22", f"as {USER}: cannot import send_mail: ImportError: send_mail names no module"),
+        ):
+            self.assertIn(words, checked.stderr)
+            self.assertIn(f"{config}:{place}", checked.stderr)
+        # At a start only these runs fail.
+        master = self.start(config, env={**os.environ})
+        wait_for("a failure", lambda: self.chain("mail")["tasks"][0]["failed"] >= 1)
+        self.assertEqual(self.stop(master), 0)
+        # A worker that is not there, or that does not start.
+        for program, words in (("/nonexistent/python", "cannot start the worker: cannot execute it: No such file"),
+                               ("/bin/false", "the worker exited with status 1 before it was ready")):
+            text = config.read_text().replace("/usr/bin/python3", program)
+            config.write_text(text)
+            checked = self.check(config)
+            self.assertIn(words, checked.stderr)
+            self.assertEqual(checked.returncode, 78)
+            config.write_text(text.replace(program, "/usr/bin/python3"))
+        self.write("sitecustomize.py", "")
+        self.write("tasks.py", "import time\ntime.sleep(1000)\n")
+        checked = self.check(self.config('(call: "tasks.send_mail")', more='ready_timeout: "1s",'))
+        self.assertIn("the worker was not ready after 1s", checked.stderr)
+
+    def test_hup_loads_changed_code_and_refuses_code_that_cannot_be_imported(self):
+        master = self.start(self.config('(call: "tasks.send_mail", success_cooldown: "100ms")'))
+        wait_for("a run", lambda: "sent by" in self.log())
+        pid = self.chain("mail")["pid"]
+        self.write("tasks.py", TASKS.replace("sent by", "delivered by") + "\nimport no_such_package\n")
+        reload = self.ctl("reload", "--wait")
+        self.assertNotEqual(reload.returncode, 0)
+        self.assertIn("No module named 'no_such_package'", reload.stdout + reload.stderr)
+        self.assertEqual(self.chain("mail")["pid"], pid)
+        self.assertNotIn("delivered by", self.log())
+        self.write("tasks.py", TASKS.replace("sent by", "delivered by"))
+        master.send_signal(signal.SIGHUP)
+        wait_for("the new code", lambda: "delivered by" in self.log(), 60)
+        wait_for("the old process ends", lambda: not alive(pid))
+        self.assertEqual(self.stop(master), 0)
+
+    def test_runs_forked_out_of_the_warm_worker_keep_what_they_break(self):
+        master = self.start(self.config(
+            '(call: "tasks.leaks"), (call: "tasks.crashes"), (call: "tasks.fails")',
+            more='isolation: Fork, success_cooldown: "50ms", fail_cooldown: "1s",'))
+        wait_for("rounds", lambda: self.chain("mail")["tasks"][0]["ok"] >= 3)
+        chain = self.chain("mail")
+        said = [line.split() for line in self.log().splitlines() if "kept " in line]
+        self.assertEqual({words[-3] for words in said}, {"1"}, "nothing of a run is left for the next")
+        self.assertGreaterEqual(len({words[-1] for words in said}), 3)
+        workers = children_of(chain["pid"])
+        self.assertEqual(len(workers), 1)
+        starts = [line for line in self.log().splitlines() if "started its worker" in line]
+        self.assertEqual(len(starts), 1, "a crash ends the run alone")
+        subjects = [row["subject"] for row in map(json.loads, self.ctl("notices", "--json").stdout.splitlines())]
+        self.assertIn("[crashes] First exception caught: the child that ran it exited with status 9", subjects)
+        self.assertTrue(any(s.startswith("[fails] First exception caught: order") for s in subjects), subjects)
+        self.assertEqual(self.stop(master), 0)
+
+    def test_the_example_of_the_package_and_one_that_is_installed(self):
+        """yourlabs.runner.tasks.divide_by_zero mails at failures 1, 4, 7 and never between."""
+        master = self.start(self.config('(call: "yourlabs.runner.tasks.divide_by_zero")'))
+        wait_for("seven failures", lambda: self.chain("mail")["tasks"][0]["failed"] >= 7, 30)
+        self.assertEqual(self.stop(master), 0)
+        failure, told = 0, []
+        for line in self.log().splitlines():
+            failure += "[divide_by_zero] Execution failed" in line
+            if "[divide_by_zero] Sent email to admins: " in line:
+                told.append(failure)
+        self.assertEqual(told[:3], [1, 4, 7])
+        (self.app / "yourlabs").mkdir()
+        self.write("yourlabs/__init__.py", "")
+        self.write("yourlabs/runner.py", "def task(**options):\n    return lambda function: function\n")
+        checked = self.check(self.config('(call: "tasks.send_mail")'))
+        self.assertIn("send_mail: success_cooldown 5m (default)", checked.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
