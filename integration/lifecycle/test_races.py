@@ -74,6 +74,33 @@ class Races(Base):
                      lambda: (self.status() or {"master": {"pid": 0}})["master"]["pid"] == master.pid, 30)
         return master
 
+    def group_folder(self, name):
+        """A version 2 control group of the test's own."""
+        mounts = [line.split() for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+        mount = next(mount[1] for mount in mounts if mount[2] == "cgroup2")
+        path = pathlib.Path(mount) / f"{self.dir.name}-{name}"
+        path.mkdir()
+        def gone():
+            for below in sorted(path.rglob("*"), reverse=True):
+                if below.is_dir():
+                    below.rmdir()
+            path.rmdir()
+            return True
+        def remove():
+            (path / "cgroup.kill").write_text("1")
+            def try_it():
+                try:
+                    return gone()
+                except OSError:
+                    return False
+            wait_for("the group is empty", try_it)
+        self.addCleanup(remove)
+        return path
+
+    def group(self, name):
+        """What moves the next program into such a group."""
+        return ["sh", "-c", f"echo $$ > {self.group_folder(name)}/cgroup.procs && exec \"$@\"", "sh"]
+
     def pid_of(self, role):
         return int(wait_for(role, lambda: (self.path(f"{role}.pid").exists() and
                                            self.path(f"{role}.pid").read_text()), 30))
@@ -197,29 +224,6 @@ class Orphans(Races):
         wait_for("it runs again", lambda: self.starts() >= have + 2 or "overlap" in " ".join(self.ledger()), 60)
         self.never_two()
         self.assertFalse(alive(deaf))
-
-    def group(self, name):
-        """A version 2 control group of the test's own; what moves the next program into it."""
-        mounts = [line.split() for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
-        mount = next(mount[1] for mount in mounts if mount[2] == "cgroup2")
-        path = pathlib.Path(mount) / f"{self.dir.name}-{name}"
-        path.mkdir()
-        def gone():
-            for below in sorted(path.rglob("*"), reverse=True):
-                if below.is_dir():
-                    below.rmdir()
-            path.rmdir()
-            return True
-        def remove():
-            (path / "cgroup.kill").write_text("1")
-            def try_it():
-                try:
-                    return gone()
-                except OSError:
-                    return False
-            wait_for("the group is empty", try_it)
-        self.addCleanup(remove)
-        return ["sh", "-c", f"echo $$ > {path}/cgroup.procs && exec \"$@\"", "sh"]
 
     def test_marks_are_looked_for_after_an_unclean_end_whatever_the_pidfile_says(self):
         master = self.start_without_groups(self.write_config(self.deaf("10m")))
@@ -354,6 +358,77 @@ class Waiting(Races):
         os.kill(first.pid, signal.SIGCONT)
         self.assertEqual(first.wait(30), 0)
         self.never_two()
+
+
+class Wishes(Races):
+    """Requests for upgrades that meet a check at work."""
+
+    def frozen_check(self, master):
+        """Begins an upgrade whose check is frozen in mid-air: its pid and what lets it go on. (One that
+        is stopped is continued by the master.)"""
+        ice = self.group_folder("ice")
+        (ice / "cgroup.freeze").write_text("1")
+        def caught():
+            master.send_signal(signal.SIGHUP)
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                for pid in children_of(master.pid):
+                    try:
+                        if b"--internal-check" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                            (ice / "cgroup.procs").write_text(str(pid))
+                            wait_for("it is frozen", lambda: not alive(pid) or
+                                     "frozen 1" in (ice / "cgroup.events").read_text())
+                            return alive(pid) and pid
+                    except OSError:
+                        pass
+        check = wait_for("a check is caught", caught, 60)
+        return check, lambda: (ice / "cgroup.freeze").write_text("0")
+
+    def test_a_look_takes_no_upgrades_place(self):
+        master = self.start(self.write_config(self.one()))
+        self.goes_on()
+        check, melt = self.frozen_check(master)
+        self.write_config(self.one() + self.one("b"))
+        master.send_signal(signal.SIGHUP)
+        wait_for("it is heard", lambda: "got SIGHUP" in self.log().splitlines()[-1] or
+                 self.log().count("got SIGHUP") >= 2)
+        look = subprocess.Popen([harness.CTL, "--run-root", str(self.dir / "run"), "reload", "--dry-run"],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        begun = subprocess.Popen([harness.CTL, "--run-root", str(self.dir / "run"), "reload", "a"],
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.assertIn("begun", begun.communicate(timeout=60)[0])
+        time.sleep(0.2)  # the look is on its way, too
+        melt()
+        wait_for("chain b", lambda: self.chain("b"), 40)
+        self.assertIn("would be accepted", look.communicate(timeout=60)[0])
+        self.goes_on("b")
+        self.stop(master)
+        self.never_two("a", "b")
+
+    def test_a_reload_that_cannot_begin_is_answered(self):
+        binary = self.path("bin/runner-master")
+        binary.parent.mkdir()
+        shutil.copy2(harness.MASTER, binary)
+        was, harness.MASTER = harness.MASTER, str(binary)
+        self.addCleanup(setattr, harness, "MASTER", was)
+        master = self.start(self.write_config(self.one()))
+        binary.rename(binary.with_name("away"))
+        begun = time.monotonic()
+        done = self.ctl("reload")
+        self.assertIn("cannot open the program", done.stdout + done.stderr)
+        self.assertLess(time.monotonic() - begun, 30)
+        binary.with_name("away").rename(binary)
+        self.stop(master)
+
+    def test_those_who_wait_hear_that_the_master_ends(self):
+        master = self.start(self.write_config(self.one()))
+        check, melt = self.frozen_check(master)
+        look = subprocess.Popen([harness.CTL, "--run-root", str(self.dir / "run"), "reload", "--dry-run"],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        time.sleep(0.5)  # it is on its way
+        self.stop(master)
+        self.assertFalse(alive(check))
+        self.assertRegex(look.communicate(timeout=60)[0], "stopping|not running|no master")
 
 
 del Base

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::upgrade::LastUpgrade;
+use super::wishes::Wish;
 use crate::policy::notices::SavedDesk;
 use crate::policy::supervisor::Supervisor;
 use crate::wire::mail::Envelope;
@@ -84,9 +85,9 @@ pub(super) struct Handover {
     /// Only these chains are replaced; empty: all.
     #[serde(default)]
     pub(super) only: Vec<String>,
-    /// One more upgrade was asked for while this one was checked.
+    /// One more upgrade that was asked for while this one was checked.
     #[serde(default)]
-    pub(super) again: bool,
+    pub(super) next: Option<Wish>,
     /// How the last upgrade went, and what refusals were told.
     #[serde(default)]
     pub(super) last_upgrade: Option<LastUpgrade>,

@@ -9,7 +9,7 @@
 //! | `spawn`, `reap`, `strays`, `groups` | children: fork, wait, what they leave behind |
 //! | `inbox`, `options` | reports of the chains |
 //! | `post` | mailers, and mails until a spool has confirmed them |
-//! | `upgrade`, `handover`, `resume` | check what is on disk, become it, go on with everything kept |
+//! | `upgrade`, `wishes`, `handover`, `resume` | check what is on disk, become it, go on with everything kept |
 //! | `control`, `connection`, `authorise`, `verbs`, `status` | runnerctl's other end |
 //! | `state` | what survives a restart and a reboot |
 //! | `systemd` | sd_notify(3) |
@@ -36,6 +36,7 @@ mod takeover;
 mod turn;
 mod upgrade;
 mod verbs;
+mod wishes;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -9,7 +9,7 @@ use super::ground::Ground;
 use super::groups::Groups;
 use super::handover::Handover;
 use super::takeover::Before;
-use super::upgrade::{LastUpgrade, Wish};
+use super::upgrade::LastUpgrade;
 use super::{Child, Link, Master, now, wall};
 use crate::checker::Plan;
 use crate::logger::Lanes;
@@ -85,9 +85,9 @@ impl Master {
         }
         master.replace_logger(handover.logger);
         master.reconcile(&handover.only);
-        if handover.again {
+        if let Some(next) = handover.next {
             // What changed on disk after the check is for this one.
-            let _ = master.begin_upgrade(&Wish::default());
+            master.begin_upgrade(next);
         }
         Ok(master)
     }

@@ -73,7 +73,7 @@ impl Master {
                         }
                         SIGHUP => {
                             self.log.info("got SIGHUP: upgrading");
-                            let _ = self.begin_upgrade(&super::upgrade::Wish::default());
+                            self.begin_upgrade(super::wishes::Wish::default());
                         }
                         SIGINT | SIGTERM => {
                             let next = match self.phase {
@@ -108,13 +108,12 @@ impl Master {
         if phase <= self.phase {
             return;
         }
-        if self.phase == Phase::Running {
+        if std::mem::replace(&mut self.phase, phase) == Phase::Running {
             self.systemd.stopping();
             self.abandon_check();
             let all_ready = self.supervisor.slots().all(|(_, slot)| slot.was_ready);
             self.groups.unclean &= !all_ready;
         }
-        self.phase = phase;
         let now = now();
         match phase {
             Phase::Killing => self.supervisor.kill_all(now),

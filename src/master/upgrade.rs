@@ -8,13 +8,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::boot::CHECK_TIME;
-use super::control::ConnId;
 use super::handover::{Handover, VERSION};
 use super::verbs::refused;
+use super::wishes::{Wish, Wishes};
 use super::{CHECK_OUTPUT, Child, Master, Phase, now, wall};
 use crate::policy::supervisor::ExitReason;
 use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
@@ -29,6 +30,9 @@ use crate::wire::time::{Timestamp, WallTime};
 /// The largest output of a check that is kept, in bytes.
 const MAX_OUTPUT: usize = 16 * 1024;
 
+/// How long a killed check may take to die.
+const KILL_TIME: Duration = Duration::from_secs(30);
+
 /// How the last upgrade went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LastUpgrade {
@@ -37,26 +41,13 @@ pub(super) struct LastUpgrade {
     pub(super) cause: Option<String>,
 }
 
-/// What somebody wants of an upgrade.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Wish {
-    /// Only these are replaced; empty: all.
-    pub(super) chains: Vec<String>,
-    /// Faults of the surroundings are accepted.
-    pub(super) force: bool,
-    /// Only the check.
-    pub(super) dry_run: bool,
-    /// Who waits for the answer.
-    pub(super) waits: Option<(ConnId, Wait)>,
-}
-
 /// Upgrades, at most one at a time and one that waits: HUPs coalesce.
 #[derive(Debug, Default)]
 pub(super) struct Upgrade {
     pub(super) last: Option<LastUpgrade>,
     check: Option<Check>,
     /// Asked for while a check was going.
-    next: Option<Wish>,
+    pub(super) next: Wishes,
 }
 
 /// A check at work.
@@ -80,37 +71,42 @@ impl Upgrade {
 }
 
 impl Master {
-    /// Begins with the check, or remembers that one more is wanted. The answer, where it is known
-    /// at once.
-    pub(super) fn begin_upgrade(&mut self, wish: &Wish) -> Option<Answer> {
+    /// Begins with the check, or remembers that one more is wanted.
+    pub(super) fn begin_upgrade(&mut self, mut wish: Wish) {
         if self.phase != Phase::Running {
-            return None;
+            return self.answer_all(&wish, &refused("the master is stopping"));
         }
-        let answer_now = wish
-            .waits
-            .filter(|(_, wait)| *wait == Wait::No && !wish.dry_run)
-            .map(|_| Answer::Done("upgrade begun; see status".to_owned()));
         if self.upgrade.check.is_some() {
-            if let Some(waiting) = &self.upgrade.next
-                && let Some((id, Wait::Decided)) = waiting.waits
-            {
-                self.answer(id, &refused("another upgrade was asked for"));
-            }
-            self.upgrade.next = Some(wish.clone());
-            return answer_now;
+            self.answer_early(&mut wish);
+            return self.upgrade.next.push(wish);
         }
-        self.systemd.reloading();
-        match self.start_check(wish) {
-            Ok(check) => self.upgrade.check = Some(check),
-            Err(cause) => {
-                let waits = wish.waits;
-                self.refuse(&cause, &cause, wish);
-                if waits.is_some() {
-                    return None;
-                }
-            }
+        if !wish.dry_run {
+            self.systemd.reloading();
         }
-        answer_now
+        match self.start_check(&wish) {
+            Ok(mut check) => {
+                self.answer_early(&mut check.wish);
+                self.upgrade.check = Some(check);
+            }
+            Err(cause) => self.refuse(&cause, &cause, &wish),
+        }
+    }
+
+    /// Answers those who do not wait for the decision.
+    fn answer_early(&mut self, wish: &mut Wish) {
+        if wish.dry_run {
+            return;
+        }
+        let begun = Answer::Done("upgrade begun; see status".to_owned());
+        for (id, _) in wish.waits.extract_if(.., |(_, wait)| *wait == Wait::No) {
+            self.answer(id, &begun);
+        }
+    }
+
+    fn answer_all(&mut self, wish: &Wish, answer: &Answer) {
+        for (id, _) in &wish.waits {
+            self.answer(*id, answer);
+        }
     }
 
     fn start_check(&mut self, wish: &Wish) -> Result<Check, String> {
@@ -183,14 +179,23 @@ impl Master {
         }
     }
 
+    /// A check that is late is killed; one that does not even die (state D of proc(5)) is left to
+    /// itself: its end is somebody's, some day.
     pub(super) fn upgrade_timeout(&mut self, now: Timestamp) {
-        if let Some(check) = &mut self.upgrade.check
-            && check.deadline <= now
-        {
-            let _ = signal_child(check.pid, SIGKILL);
+        let Some(check) = self.upgrade.check.as_mut().filter(|check| check.deadline <= now) else {
+            return;
+        };
+        let _ = signal_child(check.pid, SIGKILL);
+        if !check.late {
             check.late = true;
-            check.deadline = now + CHECK_TIME;
+            check.deadline = now + KILL_TIME;
+            return;
         }
+        let Some(check) = self.upgrade.check.take() else { return };
+        self.epoll.remove(&check.output);
+        let cause = "the check took more than 30 s and cannot be killed";
+        self.refuse(cause, cause, &check.wish);
+        self.go_on_with_wishes();
     }
 
     /// The master ends: a check that is going is of no use.
@@ -198,7 +203,16 @@ impl Master {
         if let Some(check) = &self.upgrade.check {
             let _ = signal_child(check.pid, SIGKILL);
         }
-        self.upgrade.next = None;
+        self.go_on_with_wishes();
+    }
+
+    /// What was asked for meanwhile. One that is refused at once does not stand in the way of the
+    /// others.
+    fn go_on_with_wishes(&mut self) {
+        while self.upgrade.check.is_none() || self.phase != Phase::Running {
+            let Some(wish) = self.upgrade.next.pop() else { return };
+            self.begin_upgrade(wish);
+        }
     }
 
     pub(super) fn check_exited(&mut self, pid: Pid, reason: ExitReason) {
@@ -206,7 +220,7 @@ impl Master {
         let Some(check) = self.upgrade.check.take_if(|check| check.pid == pid) else { return };
         self.epoll.remove(&check.output);
         if self.phase != Phase::Running {
-            return;
+            return self.answer_all(&check.wish, &refused("the master is stopping"));
         }
         let said = String::from_utf8_lossy(&check.said).into_owned();
         let refusal = match reason {
@@ -222,19 +236,15 @@ impl Master {
         match refusal {
             Some(cause) => self.refuse(&cause, &said, &check.wish),
             None if check.wish.dry_run => {
-                if let Some((id, _)) = check.wish.waits {
-                    self.answer(id, &Answer::Done("the upgrade would be accepted".to_owned()));
-                }
-                self.systemd.still_ready();
+                let answer = Answer::Done("the upgrade would be accepted".to_owned());
+                self.answer_all(&check.wish, &answer);
             }
             None => {
                 let cause = self.reexec(&check);
                 self.refuse(&cause, &cause, &check.wish);
             }
         }
-        if let Some(next) = self.upgrade.next.take() {
-            self.begin_upgrade(&next);
-        }
+        self.go_on_with_wishes();
     }
 
     /// Told by log, mail and runnerctl; nothing has changed.
@@ -245,13 +255,9 @@ impl Master {
             self.desk.upgrade_refused(&cause, now(), wall());
             self.upgrade.last = Some(LastUpgrade { at: wall(), cause: Some(cause) });
             self.saver.important(now());
+            self.systemd.still_ready();
         }
-        if let Some((id, wait)) = wish.waits
-            && (wait == Wait::Decided || wish.dry_run)
-        {
-            self.answer(id, &refused(&format!("upgrade refused: {}", whole.trim_end())));
-        }
-        self.systemd.still_ready();
+        self.answer_all(wish, &refused(&format!("upgrade refused: {}", whole.trim_end())));
     }
 
     fn handover(&self, wish: &Wish) -> Handover {
@@ -304,7 +310,7 @@ impl Master {
             old_cgroups: before.cgroups,
             unclean: before.unclean,
             only: wish.chains.clone(),
-            again: self.upgrade.next.is_some(),
+            next: self.upgrade.next.upgrade().cloned(),
             last_upgrade: self.upgrade.last.clone(),
             pauses: self.pauses.clone(),
         }

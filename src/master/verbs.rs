@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::authorise::{Access, authorise};
 use super::control::{Asked, ConnId, ControlServer, Doors, PATIENCE};
-use super::upgrade::Wish;
+use super::wishes::Wish;
 use super::{Child, FIRST_CONTROL, Master, Phase, now, wall};
 use crate::config::model::Level;
 use crate::sys::fork::{fork_child, keep_only, leave};
@@ -112,9 +112,10 @@ impl Master {
                     chains: chains.to_vec(),
                     force: *force,
                     dry_run: *dry_run,
-                    waits: Some((id, *wait)),
+                    waits: vec![(id, *wait)],
                 };
-                self.begin_upgrade(&wish)
+                self.begin_upgrade(wish);
+                None
             }
             Request::Start { .. } => {
                 for chain in chains {
