@@ -7,18 +7,21 @@ pub(super) struct Cutter {
     partial: Vec<u8>,
 }
 
-/// One call's worth of a line: the bytes without their end, and whether the line goes on. `false`
-/// means that it could not be taken now: it will be offered again.
-pub(super) type Emit<'a> = dyn FnMut(&[u8], bool) -> bool + 'a;
-
+// What takes one call's worth of a line gets the bytes without their end, and whether the line goes
+// on. `false` means that it could not be taken now: it will be offered again.
 impl Cutter {
     /// Takes `bytes` and emits what is complete, in pieces of at most `piece` bytes. Returns how
     /// many bytes were taken: less than all when `emit` refused; the rest must be fed again.
-    pub(super) fn feed(&mut self, bytes: &[u8], piece: usize, emit: &mut Emit<'_>) -> usize {
+    pub(super) fn feed(
+        &mut self,
+        bytes: &[u8],
+        piece: usize,
+        emit: &mut impl FnMut(&[u8], bool) -> bool,
+    ) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             let rest = &bytes[at..];
-            let end = find_newline(rest);
+            let end = memchr::memchr(b'\n', rest);
             let content = &rest[..end.unwrap_or(rest.len())];
             let room = piece.saturating_sub(self.partial.len());
             if content.len() > room {
@@ -38,7 +41,7 @@ impl Cutter {
     }
 
     /// The end of the stream: what has no end of line is a line too. `false`: refused.
-    pub(super) fn finish(&mut self, emit: &mut Emit<'_>) -> bool {
+    pub(super) fn finish(&mut self, emit: &mut impl FnMut(&[u8], bool) -> bool) -> bool {
         let done = self.partial.is_empty() || emit(&self.partial, false);
         if done {
             self.partial = Vec::new();
@@ -46,7 +49,7 @@ impl Cutter {
         done
     }
 
-    fn emit_line(&mut self, content: &[u8], emit: &mut Emit<'_>) -> bool {
+    fn emit_line(&mut self, content: &[u8], emit: &mut impl FnMut(&[u8], bool) -> bool) -> bool {
         if self.partial.is_empty() {
             return emit(without_return(content), false);
         }
@@ -58,7 +61,11 @@ impl Cutter {
     }
 
     /// Emits a full piece; returns how much of `content` it took.
-    fn emit_piece(&mut self, content: &[u8], emit: &mut Emit<'_>) -> Option<usize> {
+    fn emit_piece(
+        &mut self,
+        content: &[u8],
+        emit: &mut impl FnMut(&[u8], bool) -> bool,
+    ) -> Option<usize> {
         let before = self.partial.len();
         self.partial.extend_from_slice(content);
         let whole = whole_characters(&self.partial);
@@ -69,19 +76,6 @@ impl Cutter {
         self.partial.drain(..whole);
         Some(content.len())
     }
-}
-
-fn find_newline(bytes: &[u8]) -> Option<usize> {
-    // Many at a time: the compiler turns the inner test into vector instructions.
-    const STEP: usize = 32;
-    let mut at = 0;
-    for chunk in bytes.chunks_exact(STEP) {
-        if chunk.iter().fold(false, |found, byte| found | (*byte == b'\n')) {
-            break;
-        }
-        at += STEP;
-    }
-    bytes[at..].iter().position(|byte| *byte == b'\n').map(|found| at + found)
 }
 
 fn without_return(line: &[u8]) -> &[u8] {

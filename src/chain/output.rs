@@ -21,6 +21,14 @@ use crate::wire::time::WallTime;
 /// How often a lane that holds a task is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 
+/// The room of a pipe once a single read gave that much: a task that says much waits less for us,
+/// and one that does not costs the kernel nothing more.
+const WIDE: usize = 256 * 1024;
+const WIDE_AFTER: usize = 64 * 1024;
+
+/// Buffers of one stream that are read before something else gets its turn.
+const TURNS: usize = 16;
+
 /// The output of a chain's runs, one after the other.
 pub(super) struct Output {
     raw: Option<PathBuf>,
@@ -47,6 +55,8 @@ struct Source {
     worker: Option<OwnedFd>,
     /// Which of the two is read now.
     of_worker: bool,
+    /// Whether the pipe was made larger, since this run says much.
+    wide: bool,
     tail: Tail,
     cutter: Cutter,
     /// What a full lane refused.
@@ -197,12 +207,8 @@ impl Output {
 
     /// Reads and relays what is there, a bounded amount.
     pub(super) fn pump(&mut self) {
-        self.pump_some(16);
-    }
-
-    fn pump_some(&mut self, turns: usize) {
         for source in [&mut self.stdout, &mut self.stderr] {
-            source.pump(&mut self.buffer, turns, &self.who, &mut self.relay);
+            source.pump(&mut self.buffer, &self.who, &mut self.relay);
         }
         self.relay.flush(&self.who);
     }
@@ -213,9 +219,9 @@ impl Output {
         if let Some((file, from)) = self.written.take() {
             return Tails { stdout: Vec::new(), stderr: read_tail(&file, from) };
         }
-        // As much as a pipe can hold (pipe(7)), and a little more.
-        let turns = (80 * 1024 / self.relay.chunk()).max(2);
-        self.pump_some(turns);
+        for source in [&mut self.stdout, &mut self.stderr] {
+            source.read_rest(&mut self.buffer, &self.who, &mut self.relay);
+        }
         for source in [&mut self.stdout, &mut self.stderr] {
             source.finish(&self.who, &mut self.relay);
         }
@@ -251,13 +257,23 @@ impl Source {
     fn new(stream: Stream) -> Source {
         let (tail, cutter) = (Tail::default(), Cutter::default());
         let held = Vec::new();
-        Source { stream, pipe: None, worker: None, of_worker: false, tail, cutter, held }
+        Source {
+            stream,
+            pipe: None,
+            worker: None,
+            of_worker: false,
+            wide: false,
+            tail,
+            cutter,
+            held,
+        }
     }
 
     fn begin(&mut self) -> io::Result<OwnedFd> {
         let (source, sink) = pipe::output_pipe()?;
         self.pipe = Some(source);
         self.of_worker = false;
+        self.wide = false;
         Ok(sink)
     }
 
@@ -265,6 +281,7 @@ impl Source {
         let (source, sink) = pipe::output_pipe()?;
         self.worker = Some(source);
         self.of_worker = true;
+        self.wide = false;
         Ok(sink)
     }
 
@@ -281,21 +298,38 @@ impl Source {
         }
     }
 
-    fn pump(&mut self, buffer: &mut [u8], turns: usize, who: &Speaker, relay: &mut Relay) {
+    fn pump(&mut self, buffer: &mut [u8], who: &Speaker, relay: &mut Relay) {
+        self.offer_held(who, relay);
+        for _ in 0..TURNS {
+            if !self.held.is_empty() || self.read(buffer, who, relay) == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Reads and relays one buffer full. 0: nothing is there.
+    fn read(&mut self, buffer: &mut [u8], who: &Speaker, relay: &mut Relay) -> usize {
+        let Some(pipe) = self.open() else { return 0 };
+        match pipe::read(pipe, buffer) {
+            pipe::Read::Bytes(count) => {
+                if !self.wide && count >= WIDE_AFTER {
+                    self.wide = true;
+                    pipe::make_room(pipe, WIDE);
+                }
+                self.tail.push(&buffer[..count]);
+                self.relay(&buffer[..count], who, relay);
+                return count;
+            }
+            pipe::Read::Empty => {}
+            pipe::Read::Closed => self.close(),
+        }
+        0
+    }
+
+    fn offer_held(&mut self, who: &Speaker, relay: &mut Relay) {
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
             self.relay(&held, who, relay);
-        }
-        for _ in 0..turns {
-            let Some(pipe) = self.open().filter(|_| self.held.is_empty()) else { return };
-            match pipe::read(pipe, buffer) {
-                pipe::Read::Bytes(count) => {
-                    self.tail.push(&buffer[..count]);
-                    self.relay(&buffer[..count], who, relay);
-                }
-                pipe::Read::Empty => return,
-                pipe::Read::Closed => self.close(),
-            }
         }
     }
 
@@ -310,18 +344,28 @@ impl Source {
         self.held.extend_from_slice(&bytes[taken..]);
     }
 
-    /// The end of a run: the little that is held may wait until the patience is used up.
-    fn finish(&mut self, who: &Speaker, relay: &mut Relay) {
+    /// The end of a run: what is in the pipe now is its last words, whatever somebody who still
+    /// holds the other end adds. They may wait for the lane until the patience is used up.
+    fn read_rest(&mut self, buffer: &mut [u8], who: &Speaker, relay: &mut Relay) {
+        let mut left = self.open().map_or(0, pipe::waiting);
+        loop {
+            self.offer_held(who, relay);
+            if !self.held.is_empty() {
+                relay.wait(LOOK);
+                continue;
+            }
+            let most = left.min(buffer.len());
+            let count = self.read(&mut buffer[..most], who, relay);
+            if count == 0 {
+                break;
+            }
+            left -= count;
+        }
         self.pipe = None;
-        self.flush(who, relay);
     }
 
-    fn flush(&mut self, who: &Speaker, relay: &mut Relay) {
-        while !self.held.is_empty() {
-            relay.wait(LOOK);
-            let held = std::mem::take(&mut self.held);
-            self.relay(&held, who, relay);
-        }
+    /// What has no end of line is a line too.
+    fn finish(&mut self, who: &Speaker, relay: &mut Relay) {
         let (at, stream) = (WallTime(clock::wall_ms()), self.stream);
         loop {
             let mut emit = |line: &[u8], more: bool| relay.take(who, stream, line, more, at);
@@ -468,6 +512,30 @@ mod tests {
         );
         assert_eq!((lines[1].line.as_str(), lines[1].stream), ("complained", Stream::Err));
         assert_eq!((lines[1].chain.as_str(), lines[1].task.as_str()), ("mail", "send"));
+    }
+
+    #[test]
+    fn the_last_words_of_a_run_are_all_heard_although_the_lane_is_full() {
+        let lanes = Lanes::new().unwrap();
+        let mut output = open(&model::Output::Main, Some(&lanes));
+        while !output.relay.is_holding() {
+            run(&mut output, 1, b"filler\n", b"");
+        }
+        received(&lanes);
+        // More than one buffer, and the lane is full again in the middle of it.
+        let said: String = (0..6000).map(|number| format!("word {number}\n")).collect();
+        let (one, two) = output.begin("send", 2).unwrap();
+        drop(two);
+        File::from(one).write_all(said.as_bytes()).unwrap();
+        let tails = output.finish();
+        assert_eq!(tails.stdout, &said.as_bytes()[said.len() - TAIL..]);
+        let mut lines = received(&lanes);
+        run(&mut output, 3, b"after\n", b"");
+        lines.extend(received(&lanes));
+        let heard = lines.iter().filter(|line| line.line.starts_with("word")).count() as u64;
+        let lost: u64 = lines.iter().map(|line| line.dropped).sum();
+        assert!(heard > 100 && lost > 100, "{heard} {lost}");
+        assert!(heard + lost >= 6000, "{heard} {lost}");
     }
 
     #[test]

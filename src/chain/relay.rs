@@ -58,7 +58,7 @@ impl Relay {
     /// The bytes that are worth reading at once: what a full lane refuses must be kept.
     pub(super) fn chunk(&self) -> usize {
         match self {
-            Relay::File(_) | Relay::Nowhere => 64 * 1024,
+            Relay::File(_) | Relay::Nowhere => 256 * 1024,
             Relay::Lane(_) => 4 * 1024,
         }
     }
@@ -87,6 +87,12 @@ impl Relay {
         if let Relay::Lane(lane) = self {
             let _ = poll::wait_writable(lane.lane.as_fd(), Some(patience));
         }
+    }
+
+    /// Whether a lane is known to be full.
+    #[cfg(test)]
+    pub(super) fn is_holding(&self) -> bool {
+        matches!(self, Relay::Lane(lane) if lane.dropped > 0)
     }
 
     /// After some lines: what was collected goes out.

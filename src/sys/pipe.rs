@@ -61,6 +61,17 @@ pub fn write_all(sink: impl AsFd, mut bytes: &[u8], patience: Duration) -> io::R
     Ok(())
 }
 
+/// Asks for room for `bytes` in a pipe (fcntl(2), F_SETPIPE_SZ). It stays as it is where the kernel
+/// refuses: its limits for one pipe and for all of a user's stand in pipe(7).
+pub fn make_room(source: impl AsFd, bytes: usize) {
+    let _ = rustix::pipe::fcntl_setpipe_size(source, bytes);
+}
+
+/// How many bytes are there to be read (FIONREAD, ioctl_pipe(2)).
+pub fn waiting(source: impl AsFd) -> usize {
+    rustix::io::ioctl_fionread(source).map_or(0, |count| usize::try_from(count).unwrap_or(0))
+}
+
 /// Reads what is there.
 pub fn read(source: impl AsFd, buffer: &mut [u8]) -> Read {
     loop {
