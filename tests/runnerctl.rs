@@ -25,6 +25,7 @@ fn status(chains: Vec<ChainStatus>) -> Status {
             mail_waiting: 0,
             mail_error: None,
             log_dropped: 0,
+            log_error: None,
             strays_by: "cgroup".to_owned(),
             last_upgrade: None,
         },
@@ -47,6 +48,8 @@ fn chain(name: &str, state: &str, health: &str) -> ChainStatus {
         silenced_until: None,
         paused_since: None,
         reason: None,
+        output_lost: 0,
+        output_error: None,
         tasks: vec![TaskStatus {
             name: "send".to_owned(),
             ok: 1,

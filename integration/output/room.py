@@ -11,13 +11,17 @@ import signal
 import subprocess
 import tempfile
 import time
+import unittest
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("RUNNER_BIN", PROJECT / "target" / "debug"))
 LOG_USER, TASK_USER, MAIL_USER = 61001, 61002, 61003
 
 
-def until(look, what, limit=20.0):
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+def until(look, what, limit=60.0):
     """Looks again and again until there is something to see, and returns it."""
     end = time.monotonic() + limit
     while True:
@@ -82,7 +86,7 @@ class Room:
     def said(self):
         return (self.path / "stderr").read_text(errors="replace")
 
-    def until_said(self, text, limit=20.0):
+    def until_said(self, text, limit=60.0):
         try:
             until(lambda: text in self.said(), f"{text!r} in the log", limit)
         except AssertionError as never:
@@ -144,13 +148,23 @@ class Room:
 
 
 def chain(name, tasks, **fields):
-    """A chain's text; tasks are (name, shell line) with a pause of 50 ms unless said."""
+    """A chain's text; tasks are (name, shell line). `pause`: after a run, 50 ms unless said; `fail`:
+    after a failed one."""
     parts = [f'name: "{name}"', *(f"{key}: {value}" for key, value in fields.items())]
-    pause = fields.pop("pause", None)
-    parts = [part for part in parts if not part.startswith("pause:")]
-    pause = pause or "50ms"
+    parts = [part for part in parts if not part.startswith(("pause:", "fail:"))]
+    pause, fail = fields.get("pause", "50ms"), fields.get("fail", "1s")
     lines = ", ".join(
-        f'(name: "{task}", sh: r#"{line}"#, success_cooldown: "{pause}", fail_cooldown: "1s")'
+        f'(name: "{task}", sh: r#"{line}"#, success_cooldown: "{pause}", fail_cooldown: "{fail}")'
         for task, line in tasks
     )
     return f"({', '.join(parts)}, tasks: [{lines}])"
+
+
+class Story(unittest.TestCase):
+    """A test with a room of its own."""
+
+    def setUp(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root")
+        self.room = Room()
+        self.addCleanup(self.room.close)

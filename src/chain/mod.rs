@@ -56,6 +56,8 @@ pub struct Setup<'a> {
     pub locks: &'a File,
     /// Where the output lane to the logger begins.
     pub lane: Option<BorrowedFd<'a>>,
+    /// The master's side of the link to the logger, to be let go of after a Hello.
+    pub link: Option<BorrowedFd<'a>>,
     /// The name of this run_root among others ([`crate::policy::environment::instance_of`]).
     pub instance: &'a str,
     /// Where chains have their control groups.
@@ -244,6 +246,9 @@ impl Runner<'_> {
         }
         if look_again.is_some() || ready[others..].contains(&true) {
             self.output.pump();
+            if let Some(news) = self.output.news(false) {
+                self.reports.send(news);
+            }
         }
         if hears
             && ready[2]

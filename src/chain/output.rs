@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::lines::Cutter;
-use super::relay::{Lane, LinesFile, Relay, Speaker};
+use super::relay::{Lane, LinesFile, Loss, Relay, Speaker};
 use super::tail::{TAIL, Tail};
 use crate::config::model::{self, Chain, Rotate};
 use crate::logger::RotatingFile;
 use crate::logger::rotate::MODE;
 use crate::sys::{append, clock, pipe};
 use crate::wire::log::Stream;
+use crate::wire::report::Report;
 use crate::wire::time::WallTime;
 
 /// How often a lane that holds a task is looked at.
@@ -39,6 +40,15 @@ pub(super) struct Output {
     buffer: Vec<u8>,
     /// The file of this run in raw mode, to be read, and where the run began in it.
     written: Option<(File, u64)>,
+    told: Told,
+}
+
+/// What the master knows of lines that were lost.
+#[derive(Debug, Default)]
+struct Told {
+    lines: u64,
+    losing: bool,
+    at: Duration,
 }
 
 /// What a run said last, to the byte.
@@ -109,6 +119,7 @@ impl Output {
             stderr: Source::new(Stream::Err),
             buffer,
             written: None,
+            told: Told::default(),
         })
     }
 
@@ -229,6 +240,31 @@ impl Output {
         Tails { stdout: self.stdout.tail.take(), stderr: self.stderr.tail.take() }
     }
 
+    /// What the master is to be told of lines that were lost: when that begins or is over, and of
+    /// their number each second at most; at the end of a run (`all`) in any case.
+    pub(super) fn news(&mut self, all: bool) -> Option<Report> {
+        let Loss { lines, cause, main } = self.relay.loss();
+        let changed = cause.is_some() != self.told.losing;
+        let more = lines - self.told.lines;
+        if !changed && more == 0 {
+            return None;
+        }
+        let now = clock::monotonic();
+        if !changed && !all && now.saturating_sub(self.told.at) < Duration::from_secs(1) {
+            return None;
+        }
+        self.told = Told { lines, losing: cause.is_some(), at: now };
+        let file = match &self.relay {
+            Relay::File(lines) => Some(lines.file.path().display()),
+            Relay::Lane(_) | Relay::Nowhere => None,
+        };
+        let cause = cause.map(|cause| match file {
+            Some(file) => format!("cannot write output to {file}: {cause}"),
+            None => cause.to_owned(),
+        });
+        Some(Report::Lost { lines: more, cause, main })
+    }
+
     /// Opens the chain's file again, as after USR1.
     ///
     /// # Errors
@@ -313,8 +349,8 @@ impl Source {
         match pipe::read(pipe, buffer) {
             pipe::Read::Bytes(count) => {
                 if !self.wide && count >= WIDE_AFTER {
-                    self.wide = true;
                     pipe::make_room(pipe, WIDE);
+                    self.wide = true;
                 }
                 self.tail.push(&buffer[..count]);
                 self.relay(&buffer[..count], who, relay);
@@ -355,7 +391,7 @@ impl Source {
                 continue;
             }
             let most = left.min(buffer.len());
-            let count = self.read(&mut buffer[..most], who, relay);
+            let count = if most == 0 { 0 } else { self.read(&mut buffer[..most], who, relay) };
             if count == 0 {
                 break;
             }
@@ -511,7 +547,7 @@ mod tests {
             ("said", Stream::Out, 7)
         );
         assert_eq!((lines[1].line.as_str(), lines[1].stream), ("complained", Stream::Err));
-        assert_eq!((lines[1].chain.as_str(), lines[1].task.as_str()), ("mail", "send"));
+        assert_eq!(lines[1].task, "send");
     }
 
     #[test]

@@ -46,6 +46,18 @@ pub(super) enum Relay {
     Nowhere,
 }
 
+/// What was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Loss<'a> {
+    pub(super) lines: u64,
+    pub(super) cause: Option<&'a str>,
+    /// Whether the lines are for the main log.
+    pub(super) main: bool,
+}
+
+/// Why a lane loses lines.
+const NO_ROOM: &str = "the main log takes no more";
+
 impl Relay {
     /// The bytes of a piece of a long line.
     pub(super) fn piece(&self) -> usize {
@@ -82,6 +94,21 @@ impl Relay {
         }
     }
 
+    /// The lines that were lost in all, and why some are being lost now.
+    pub(super) fn loss(&self) -> Loss<'_> {
+        match self {
+            Relay::File(file) => Loss {
+                lines: file.lost,
+                cause: (file.dropped > 0).then_some(&file.cause),
+                main: false,
+            },
+            Relay::Lane(lane) => {
+                Loss { lines: lane.lost, cause: (lane.dropped > 0).then_some(NO_ROOM), main: true }
+            }
+            Relay::Nowhere => Loss { lines: 0, cause: None, main: false },
+        }
+    }
+
     /// Waits for room in a lane, at most so long.
     pub(super) fn wait(&self, patience: Duration) {
         if let Relay::Lane(lane) = self {
@@ -109,7 +136,10 @@ pub(super) struct LinesFile {
     pub(super) file: RotatingFile,
     batch: Vec<u8>,
     stamp: Stamp,
+    /// Lines that are lost and not yet told in the file.
     dropped: u64,
+    /// Lines that were ever lost.
+    lost: u64,
     cause: String,
 }
 
@@ -123,7 +153,7 @@ struct Stamp {
 impl LinesFile {
     pub(super) fn new(file: RotatingFile) -> LinesFile {
         let (batch, cause) = (Vec::new(), String::new());
-        LinesFile { file, batch, stamp: Stamp::default(), dropped: 0, cause }
+        LinesFile { file, batch, stamp: Stamp::default(), dropped: 0, lost: 0, cause }
     }
 
     /// Another task's name may be at the same time and run: forget what was made.
@@ -176,7 +206,9 @@ impl LinesFile {
             match self.file.write_some(&self.batch[at..]) {
                 Ok(written) if written > 0 => at += written,
                 failed => {
-                    self.cause = failed.err().map_or_else(String::new, |e| error_text(&e));
+                    let cause =
+                        failed.err().unwrap_or_else(|| std::io::ErrorKind::WriteZero.into());
+                    self.cause = error_text(&cause);
                     self.drop_lines(at);
                     return;
                 }
@@ -186,7 +218,9 @@ impl LinesFile {
 
     fn drop_lines(&mut self, from: usize) {
         let lines = self.batch[from..].iter().filter(|byte| **byte == b'\n').count();
-        self.dropped += u64::try_from(lines).unwrap_or(0);
+        let lines = u64::try_from(lines).unwrap_or(0);
+        self.dropped += lines;
+        self.lost += lines;
     }
 }
 
@@ -201,6 +235,7 @@ fn stamp(who: &Speaker, stream: &str, more: bool, at: WallTime) -> Vec<u8> {
 pub(super) struct Lane {
     lane: OwnedFd,
     dropped: u64,
+    lost: u64,
     /// What is left of [`PATIENCE`], as of `counted`.
     patience: Duration,
     counted: Duration,
@@ -211,7 +246,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(lane: OwnedFd) -> Lane {
         let counted = clock::monotonic();
-        Lane { lane, dropped: 0, patience: PATIENCE, counted, held_since: None }
+        Lane { lane, dropped: 0, lost: 0, patience: PATIENCE, counted, held_since: None }
     }
 
     fn send(
@@ -224,7 +259,6 @@ impl Lane {
     ) -> bool {
         let mut record = OutputLine {
             at,
-            chain: who.chain.clone(),
             task: who.task.clone(),
             run: who.run,
             stream,
@@ -277,6 +311,7 @@ impl Lane {
         }
         self.held_since = None;
         self.dropped += 1;
+        self.lost += 1;
         true
     }
 

@@ -103,6 +103,17 @@ impl ReportSender {
             Report::Started { .. } | Report::Cooling { .. } => self
                 .backlog
                 .retain(|kept| !matches!(kept, Report::Started { .. } | Report::Cooling { .. })),
+            Report::Lost { lines, cause, main } => {
+                let earlier = self.backlog.iter_mut().find_map(|kept| match kept {
+                    Report::Lost { lines, cause, main } => Some((lines, cause, main)),
+                    _ => None,
+                });
+                if let Some((all, why, whose)) = earlier {
+                    *all = all.saturating_add(*lines);
+                    (*why, *whose) = (cause.clone(), *main);
+                    return;
+                }
+            }
             Report::Said { .. } if self.backlog.len() >= BACKLOG => return,
             Report::Ended(end) => {
                 let twin = self.latest_of(end).or_else(|| self.twin_when_full(end));

@@ -96,6 +96,9 @@ impl Runner<'_> {
                 (Outcome::CannotStart, Tails { stdout: Vec::new(), stderr }, false)
             }
         };
+        if let Some(news) = self.output.news(true) {
+            self.reports.send(news);
+        }
         let success = matches!(&outcome, Outcome::Exit(code) if task.ok_exit.contains(code));
         let failed = !success && outcome != Outcome::Interrupted;
         let finding = failed.then(|| fingerprint::of(&outcome, &tails.stderr));

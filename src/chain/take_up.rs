@@ -14,7 +14,8 @@ use super::output::Output;
 use super::reports::ReportSender;
 use super::world::World;
 use super::{Setup, kept, world};
-use crate::config::model::{Chain, GroupSpec, IoNice, Leftovers, Scheduler, UserSpec};
+use crate::config::model::{self, Chain, GroupSpec, IoNice, Leftovers, Scheduler, UserSpec};
+use crate::logger::link;
 use crate::sys::account::{Account, Who, resolve};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::{EXIT_OSERR, Pid, keep_only, leave, new_session};
@@ -52,6 +53,9 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) fn detach(setup: &Setup<'_>) -> ReportSender {
     new_session();
     proc::set_title(&format!("runner: chain {}", setup.chain.name));
+    if let (Some(link), model::Output::Main) = (setup.link, &setup.chain.output) {
+        link::say_hello(link, &setup.chain.name);
+    }
     let mut keep = vec![setup.reports.as_fd(), setup.run_root.as_fd(), setup.locks.as_fd()];
     keep.extend(setup.lane);
     keep_only(&keep);

@@ -52,6 +52,12 @@ fn of_master(out: &mut Exposition, status: &Status) {
         let at = unix_seconds(&upgrade.at);
         gauge("runner_upgrade_time_seconds", seconds, "When the last upgrade was tried.", at);
     }
+    gauge(
+        "runner_log_failing",
+        None,
+        "Whether the log cannot be written.",
+        flag(master.log_error.is_some()),
+    );
     out.family("runner_log_dropped", "counter", None, "Log records that were dropped.");
     out.sample("runner_log_dropped_total", &[], count(master.log_dropped));
 }
@@ -69,6 +75,11 @@ fn of_chains(out: &mut Exposition, chains: &[ChainStatus]) {
             let value = if chain.state == state { 1.0 } else { 0.0 };
             out.sample("runner_chain_state", &labels, value);
         }
+    }
+    out.family("runner_chain_output_lost", "counter", None, "Lines that could not be written.");
+    for chain in chains {
+        let value = count(chain.output_lost);
+        out.sample("runner_chain_output_lost_total", &[("chain", &chain.name)], value);
     }
     out.family("runner_chain_generation", "gauge", None, "The chain's generation.");
     for chain in chains {
@@ -177,7 +188,7 @@ mod tests {
             "runner_build_info{version=\"0.1.0\"} 1",
             "runner_mail_waiting 2",
             "runner_upgrade_accepted 0",
-            "runner_log_dropped_total 0",
+            "runner_log_dropped_total 3",
             "runner_chain_failing{chain=\"import\"} 1",
             "runner_chain_state{chain=\"index\",runner_chain_state=\"paused\"} 1",
             "runner_chain_state{chain=\"index\",runner_chain_state=\"running\"} 0",

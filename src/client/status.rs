@@ -85,6 +85,13 @@ fn note(chain: &ChainStatus, now: SystemTime) -> String {
     if let Some(reason) = chain.reason.as_deref().filter(|reason| !reason.is_empty()) {
         notes.push(safe_line(reason).into_owned());
     }
+    match &chain.output_error {
+        Some(error) => {
+            notes.push(format!("{} lines lost: {}", chain.output_lost, safe_line(error)));
+        }
+        None if chain.output_lost > 0 => notes.push(format!("{} lines lost", chain.output_lost)),
+        None => {}
+    }
     if notes.is_empty() {
         let ok: u64 = chain.tasks.iter().map(|task| task.ok).sum();
         let failed: u64 = chain.tasks.iter().map(|task| task.failed).sum();
@@ -117,6 +124,9 @@ pub fn remarks(master: &MasterStatus, now: SystemTime) -> Vec<String> {
     }
     if let Some(error) = &master.mail_error {
         remarks.push(format!("{}: {}", mails_wait(master.mail_waiting), safe_line(error)));
+    }
+    if let Some(error) = &master.log_error {
+        remarks.push(safe_line(error).into_owned());
     }
     if master.log_dropped > 0 {
         remarks.push(format!("{} log records were dropped", master.log_dropped));
@@ -160,6 +170,8 @@ pub(super) mod tests {
             silenced_until: None,
             paused_since: None,
             reason: None,
+            output_lost: 0,
+            output_error: None,
             tasks: vec![TaskStatus {
                 name: "send".to_owned(),
                 ok: 12,
@@ -192,6 +204,8 @@ pub(super) mod tests {
         paused.reason = Some("disk swap\n\x07".to_owned());
         paused.pid = None;
         let mut silent = chain("mail", "running", "ok");
+        silent.output_lost = 9;
+        silent.output_error = Some("cannot write output to /out: no space".to_owned());
         silent.silenced_until = Some("2026-01-02T14:00:00Z".to_owned());
         Status {
             version: 1,
@@ -203,7 +217,8 @@ pub(super) mod tests {
                 binary_version: "0.1.0".to_owned(),
                 mail_waiting: 2,
                 mail_error: Some("connection refused".to_owned()),
-                log_dropped: 0,
+                log_dropped: 3,
+                log_error: Some("cannot write the log to /log: no space".to_owned()),
                 strays_by: "cgroup".to_owned(),
                 last_upgrade: Some(UpgradeStatus {
                     at: "2026-01-02T11:59:00Z".to_owned(),
@@ -229,7 +244,7 @@ pub(super) mod tests {
             [
                 "import  cooling   failing  4242  shop  send  1m40s  20m  send down 3h: exit 1\\x1b[2J, 7 withheld",
                 "index   paused    ok       -     shop  send  1m40s  -    paused 1h; disk swap\\n\\x07",
-                "mail    running   ok       4242  shop  send  1m40s  -    silent for 2h",
+                "mail    running   ok       4242  shop  send  1m40s  -    silent for 2h; 9 lines lost: cannot write output to /out: no space",
                 "slow    draining  ok       4242  shop  send  1m40s  -    12 ok, 1 failed",
                 "sync    running   ok       4242  shop  send  1m40s  -    12 ok, 1 failed",
             ]
@@ -254,7 +269,9 @@ pub(super) mod tests {
             remarks(&status.master, noon()),
             [
                 "the last upgrade, 1m ago, was refused: unknown field `usr`",
-                "2 mails wait: connection refused"
+                "2 mails wait: connection refused",
+                "cannot write the log to /log: no space",
+                "3 log records were dropped"
             ]
         );
         assert_eq!(exit(&status), EXIT_FAILING);
@@ -275,6 +292,7 @@ pub(super) mod tests {
             "mail_waiting",
             "mail_error",
             "log_dropped",
+            "log_error",
             "strays_by",
             "last_upgrade",
             "at",
@@ -294,6 +312,8 @@ pub(super) mod tests {
             "silenced_until",
             "paused_since",
             "reason",
+            "output_lost",
+            "output_error",
             "tasks",
             "name",
             "ok",

@@ -4,6 +4,9 @@
 //! The master makes the lanes once and keeps all four ends, over the death of a logger and over
 //! its own re-exec: what was sent while no logger lived waits in the kernel for the next one. The
 //! logger sees the end when every writing end is closed, the chains' included.
+//!
+//! Chains run as users who may be hostile, and share a lane: the kernel says with each packet of
+//! theirs which process sent it, and the logger asks nobody else whose line it is.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,6 +40,7 @@ impl Lanes {
         let (output_in, output_out) = socket::packet_pair()?;
         socket::make_room(&master_in, ROOM);
         socket::make_room(&output_in, ROOM);
+        socket::ask_senders(&output_out)?;
         Ok(Lanes { master_in, master_out, output_in, output_out })
     }
 

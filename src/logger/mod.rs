@@ -10,13 +10,15 @@
 //! exits 0. A sink that does not move for [`GRACE`] does not hold up that end.
 
 pub mod drain;
+mod health;
 pub mod lanes;
+pub mod link;
 mod pack;
 pub mod rotate;
 mod sink;
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,9 +34,14 @@ use crate::config::model::Log;
 use crate::sys::account::Account;
 use crate::sys::signals::{self, Signals};
 use crate::sys::{append, fork, poll, privileges, socket};
-use crate::wire::log::{MAX_RECORD, OutputLine, Record};
+use crate::wire::log::{MAX_RECORD, OutputLine, Record, Trouble};
 use crate::wire::safe;
+use health::{Health, Pace};
+use link::Senders;
 use sink::{REOPEN, Shared, SharedFile, Sink, Target};
+
+/// Which of [`Logger::lanes`] is the master's.
+const MASTER: usize = 0;
 
 /// Records that wait inside this process, at most; of tasks' output half as many, so that there is
 /// always room for the master's own.
@@ -43,6 +50,9 @@ pub const QUEUE: usize = 256;
 /// How long the end of this process waits for a sink that does not move.
 pub const GRACE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether records that wait get written.
+const LOOK_AT_PACE: Duration = Duration::from_secs(1);
+
 /// How often a full queue is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -50,9 +60,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// standard error and the reading ends of `lanes`, and becomes `account` (as root; `None` keeps
 /// who it is). Before that nothing of the caller's is touched, so an error is told on standard
 /// error and ends the process with 71.
-pub fn run(log: &Log, account: Option<&Account>, lanes: &Lanes) -> Infallible {
-    fork::keep_only(&[lanes.master_out.as_fd(), lanes.output_out.as_fd()]);
-    match Logger::start(log, account, lanes) {
+///
+/// `link` is its side of the link to the master, `chains` the processes that are chains already.
+pub fn run(
+    log: &Log,
+    account: Option<&Account>,
+    lanes: &Lanes,
+    link: &OwnedFd,
+    chains: Vec<(i32, String)>,
+) -> Infallible {
+    fork::keep_only(&[lanes.master_out.as_fd(), lanes.output_out.as_fd(), link.as_fd()]);
+    match Logger::start(log, account, lanes, link, chains) {
         Ok(mut logger) => {
             if logger.serve() {
                 logger.finish();
@@ -73,6 +91,10 @@ struct Logger<'a> {
     target: SharedFile,
     shared: Arc<Shared>,
     queue: Async,
+    senders: Senders<'a>,
+    /// Packets of the output lane that no chain sent, not yet told.
+    strangers: u64,
+    pace: Pace,
 }
 
 /// A reading end. `limit`: how many records may wait here for this lane to be read.
@@ -80,7 +102,14 @@ struct Lane<'a> {
     end: BorrowedFd<'a>,
     open: bool,
     limit: usize,
-    accept: fn(&[u8]) -> Result<Line, String>,
+    form: fn(Packet<'_>) -> Result<Line, String>,
+}
+
+/// What came over a lane: a record of the master's, or a line of the chain that is named here.
+#[derive(Clone, Copy)]
+struct Packet<'a> {
+    bytes: &'a [u8],
+    chain: &'a str,
 }
 
 /// A record on its way into slog-async.
@@ -92,7 +121,13 @@ struct Line {
 }
 
 impl<'a> Logger<'a> {
-    fn start(log: &Log, account: Option<&Account>, lanes: &'a Lanes) -> Result<Logger<'a>, String> {
+    fn start(
+        log: &Log,
+        account: Option<&Account>,
+        lanes: &'a Lanes,
+        link: &'a OwnedFd,
+        chains: Vec<(i32, String)>,
+    ) -> Result<Logger<'a>, String> {
         signals::block();
         let signals = Signals::new().map_err(|e| format!("cannot watch signals: {e}"))?;
         fork::new_session();
@@ -101,7 +136,8 @@ impl<'a> Logger<'a> {
         if let Some(account) = account {
             privileges::drop_to(account)?;
         }
-        let shared = Arc::new(Shared::default());
+        let copy = link.try_clone().map_err(|e| format!("cannot keep the link: {e}"))?;
+        let shared = Arc::new(Shared::new(Health::new(copy)));
         let target = Arc::new(Mutex::new(Target::open(log)));
         let sink = Sink::new(log, Arc::clone(&target), Arc::clone(&shared));
         // Last of what reads the environment: the title is written over it.
@@ -116,15 +152,17 @@ impl<'a> Logger<'a> {
             end: lanes.master_out.as_fd(),
             open: true,
             limit: QUEUE,
-            accept: if json { record } else { record_text },
+            form: if json { record } else { record_text },
         };
         let output = Lane {
             end: lanes.output_out.as_fd(),
             open: true,
             limit: QUEUE / 2,
-            accept: if json { output_pairs } else { output_text },
+            form: if json { output_pairs } else { output_text },
         };
-        Ok(Logger { lanes: [master, output], signals, target, shared, queue })
+        let senders = Senders::new(link, chains);
+        let (lanes, pace) = ([master, output], Pace::default());
+        Ok(Logger { lanes, signals, target, shared, queue, senders, strangers: 0, pace })
     }
 
     /// Until all senders are gone or a signal says so. Returns whether the sink may still take
@@ -139,9 +177,18 @@ impl<'a> Logger<'a> {
                 // Nobody sends any more and the sink takes nothing: what is left is lost.
                 return false;
             }
+            if self.pace.is_stuck(waiting, self.shared.written.load(Ordering::Relaxed)) {
+                let whose = self.target.try_lock().map_or_else(
+                    |_| "the log".to_owned(),
+                    |target| target.path().display().to_string(),
+                );
+                let text = format!("a write to {whose} does not come back: nobody reads it");
+                self.shared.health.tell(Some(Trouble::Blocks(text)));
+            }
             let timeout = match (packing && waiting == 0, held_back) {
                 (true, _) => Some(Duration::ZERO),
                 (false, true) => Some(LOOK_AGAIN),
+                (false, false) if waiting > 0 => Some(LOOK_AT_PACE),
                 (false, false) => None,
             };
             let mut fds = vec![self.signals.as_fd()];
@@ -219,31 +266,70 @@ impl<'a> Logger<'a> {
     fn read(&mut self, lane: usize) {
         let mut buffer = [0; MAX_RECORD];
         for _ in 0..64 {
-            let Lane { end, limit, accept, .. } = self.lanes[lane];
+            let Lane { end, limit, form, .. } = self.lanes[lane];
             if self.waiting() >= limit {
                 return;
             }
-            match socket::receive_packet(end, &mut buffer) {
-                Ok(socket::Received::Packet(length)) => match accept(&buffer[..length]) {
-                    Ok(line) => self.enqueue(&line.at.to_string(), &line),
-                    Err(cause) => self.complain(&cause),
+            if lane != MASTER && !self.senders.hear_hellos() && !self.is_left_alone() {
+                // The master became another image and has a new logger, which knows the chains
+                // that come now: what they say is for that one.
+                return;
+            }
+            let (received, sender) = match lane {
+                MASTER => (socket::receive_packet(end, &mut buffer), None),
+                _ => match socket::receive_packet_from(end, &mut buffer) {
+                    Ok((received, sender)) => (Ok(received), sender),
+                    Err(cause) => (Err(cause), None),
                 },
-                Ok(socket::Received::Oversized) => self.complain("a record was too long"),
-                Ok(socket::Received::Empty) => return,
+            };
+            let length = match received {
+                Ok(socket::Received::Packet(length)) => length,
+                Ok(socket::Received::Oversized) => {
+                    self.complain("a record was too long");
+                    continue;
+                }
+                Ok(socket::Received::Empty) => return self.tell_strangers(),
                 Ok(socket::Received::Closed) | Err(_) => {
                     self.lanes[lane].open = false;
                     return;
                 }
+            };
+            let bytes = &buffer[..length];
+            let line = match lane {
+                MASTER => form(Packet { bytes, chain: "" }),
+                _ => match self.senders.chain_of(sender) {
+                    Some(chain) => form(Packet { bytes, chain }),
+                    None => {
+                        self.strangers += 1;
+                        continue;
+                    }
+                },
+            };
+            match line {
+                Ok(line) => self.enqueue(&line.at.to_string(), &line),
+                Err(cause) => self.complain(&cause),
             }
+        }
+    }
+
+    /// A process that is no chain has got hold of the lane: nothing of it is written but that.
+    fn tell_strangers(&mut self) {
+        if self.strangers > 0 {
+            let count = std::mem::take(&mut self.strangers);
+            let text = format!("{count} lines were dropped: no chain sent them");
+            self.say(Level::Warning, text);
         }
     }
 
     /// Of a packet that says nothing: it comes from a chain's user, or from another version.
     fn complain(&self, cause: &str) {
-        let at = crate::sys::clock::wall_ms();
         let text = format!("a packet for the log was ignored: {}", safe::safe_line(cause));
-        let line = Line { at, level: Level::Debug, text, pairs: Pairs::default() };
-        self.enqueue(&at.to_string(), &line);
+        self.say(Level::Debug, text);
+    }
+
+    fn say(&self, level: Level, text: String) {
+        let at = crate::sys::clock::wall_ms();
+        self.enqueue(&at.to_string(), &Line { at, level, text, pairs: Pairs::default() });
     }
 
     fn enqueue(&self, tag: &str, line: &Line) {
@@ -280,15 +366,15 @@ impl KV for Pairs {
 }
 
 /// A packet of the master's lane.
-fn record(packet: &[u8]) -> Result<Line, String> {
-    let record = Record::decode(packet)?;
+fn record(packet: Packet<'_>) -> Result<Line, String> {
+    let record = Record::decode(packet.bytes)?;
     let level = Level::from_usize(usize::from(record.level)).unwrap_or(Level::Info);
     Ok(Line { at: record.at.0, level, text: record.msg, pairs: Pairs(record.kv) })
 }
 
 /// The same for text, which slog-term prints as it is: one record is one line, and a terminal is
 /// never told anything.
-fn record_text(packet: &[u8]) -> Result<Line, String> {
+fn record_text(packet: Packet<'_>) -> Result<Line, String> {
     let mut line = record(packet)?;
     let tag = line.text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(tag, _)| tag);
     // A person has read the tag already.
@@ -307,10 +393,10 @@ fn record_text(packet: &[u8]) -> Result<Line, String> {
 }
 
 /// A packet of the output lane for JSON: who wrote the line stands in keys of its own.
-fn output_pairs(packet: &[u8]) -> Result<Line, String> {
-    let line: OutputLine = decode_output(packet)?;
+fn output_pairs(packet: Packet<'_>) -> Result<Line, String> {
+    let line: OutputLine = decode_output(packet.bytes)?;
     let mut pairs = vec![
-        ("chain".to_owned(), line.chain),
+        ("chain".to_owned(), packet.chain.to_owned()),
         ("task".to_owned(), line.task),
         ("run".to_owned(), line.run.to_string()),
         ("stream".to_owned(), line.stream.word().to_owned()),
@@ -324,17 +410,25 @@ fn output_pairs(packet: &[u8]) -> Result<Line, String> {
 
 /// The same for text: who wrote the line stands in front of it, where a task's own words cannot
 /// come.
-fn output_text(packet: &[u8]) -> Result<Line, String> {
-    let line: OutputLine = decode_output(packet)?;
+fn output_text(packet: Packet<'_>) -> Result<Line, String> {
+    let line: OutputLine = decode_output(packet.bytes)?;
     let more = if line.more { "+" } else { "" };
     let (level, text) = output_message(line.dropped, line.line);
-    let text = format!("[{} {} {} {}{more}] {text}", line.chain, line.task, line.run, line.stream);
+    let text =
+        format!("[{} {} {} {}{more}] {text}", packet.chain, line.task, line.run, line.stream);
     let text = safe::safe_line(&text).into_owned();
     Ok(Line { at: line.at.0, level, text, pairs: Pairs::default() })
 }
 
+/// A chain's user may say anything; only of a task may a line claim to be.
 fn decode_output(packet: &[u8]) -> Result<OutputLine, String> {
-    serde_json::from_slice(packet).map_err(|cause| format!("cannot decode a line: {cause}"))
+    let line: OutputLine =
+        serde_json::from_slice(packet).map_err(|cause| format!("cannot decode a line: {cause}"))?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if line.task.is_empty() || line.task.len() > 100 || !line.task.bytes().all(plain) {
+        return Err("its task is no name".to_owned());
+    }
+    Ok(line)
 }
 
 fn output_message(dropped: u64, line: String) -> (Level, String) {

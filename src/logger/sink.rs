@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,9 +17,11 @@ use slog::{Drain, KV, OwnedKVList};
 use slog_term::{FullFormat, PlainSyncDecorator};
 
 use super::drain::Pairs;
+use super::health::Health;
 use super::rotate::RotatingFile;
 use crate::config::model::{Log, LogFormat, LogTarget};
 use crate::sys::{append, poll};
+use crate::wire::log::Trouble;
 use crate::wire::safe;
 use crate::wire::time::WallTime;
 
@@ -32,14 +35,25 @@ const REST_BROKEN: Duration = Duration::from_secs(60);
 pub(super) const REOPEN: &str = "reopen";
 
 /// What the two threads of the logger share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shared {
     /// Records given to slog-async and not yet written.
     pub(super) in_flight: AtomicUsize,
+    /// Records written since the start.
+    pub(super) written: AtomicU64,
+    /// Where trouble is told.
+    pub(super) health: Health,
     /// Of the record being written, for the timestamp: milliseconds since 1970.
     at: AtomicU64,
     /// Of the record being written, for journald's prefix.
     level: AtomicU8,
+}
+
+impl Shared {
+    pub(super) fn new(health: Health) -> Shared {
+        let (in_flight, written) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Shared { in_flight, written, health, at: AtomicU64::new(0), level: AtomicU8::new(0) }
+    }
 }
 
 /// The log's file, if it is one; shared with the thread that compresses old ones.
@@ -82,6 +96,15 @@ impl Target {
         match self {
             Target::File(file) => file.write_some(bytes),
             Target::Stderr | Target::Unopened(_) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Where lines go, for people.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Target::File(file) => file.path(),
+            Target::Unopened(Log { to: LogTarget::File(path), .. }) => path,
+            Target::Stderr | Target::Unopened(_) => Path::new("standard error"),
         }
     }
 
@@ -141,6 +164,9 @@ impl Writer {
                 Ok(written) if written > 0 => {
                     bytes = &bytes[written..];
                     rest = REST.0;
+                    if bytes.is_empty() {
+                        self.shared.health.tell(None);
+                    }
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
                     let _ = poll::wait_writable(io::stderr().as_fd(), Some(REST.1));
@@ -158,20 +184,20 @@ impl Writer {
         }
     }
 
-    /// Says on standard error that the log's file fails, if that can be said without waiting.
+    /// Tells the master, and says on standard error that the log's file fails, if that can be said
+    /// without waiting.
     fn tell(&self, cause: &io::Error) {
-        let Some(target) = &self.target else { return };
-        let path = match &*lock(target) {
-            Target::Stderr => return,
-            Target::File(file) => file.path().display().to_string(),
-            Target::Unopened(log) => match &log.to {
-                LogTarget::File(path) => path.display().to_string(),
-                LogTarget::Stderr => return,
-            },
+        let cause = crate::sys::error_text(cause);
+        let Some(target) = &self.target else {
+            let text = format!("cannot write the log to standard error: {cause}");
+            return self.shared.health.tell(Some(Trouble::Fails(text)));
         };
+        let path = lock(target).path().display().to_string();
+        let text =
+            safe::safe_line(&format!("cannot write the log to {path}: {cause}")).into_owned();
+        self.shared.health.tell(Some(Trouble::Fails(text.clone())));
         if poll::wait_writable(io::stderr().as_fd(), Some(Duration::ZERO)).unwrap_or(false) {
-            let line = format!("cannot write the log to {path}: {cause}; records wait for it");
-            let _ = append::write_stderr(format!("{}\n", safe::safe_line(&line)).as_bytes());
+            let _ = append::write_stderr(format!("{text}; records wait for it\n").as_bytes());
         }
     }
 }
@@ -263,6 +289,7 @@ impl Drain for Sink {
             self.shared.level.store(level, Ordering::Relaxed);
             self.write(record, values);
         }
+        self.shared.written.fetch_add(1, Ordering::Relaxed);
         self.shared.in_flight.fetch_sub(1, Ordering::Release);
         Ok(())
     }

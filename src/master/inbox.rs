@@ -2,7 +2,7 @@
 //! bounded, decoded totally, and believed for that chain alone; a bad packet costs that chain a
 //! line in the log.
 
-use super::{Master, now};
+use super::{Master, now, wall};
 use crate::config::model::Level;
 use crate::policy::supervisor::Resume;
 use crate::sys::socket::{self, Received};
@@ -115,6 +115,7 @@ impl Master {
                 self.log.say(level, Some(chain), None, &text);
             }
             Report::Options { tasks } => self.take_options(chain, tasks),
+            Report::Lost { lines, cause, main } => self.take_loss(chain, lines, cause, main),
             Report::Leftovers { task, count, ended } => {
                 let task = one_line(&task, 100);
                 let what = if ended {
@@ -124,6 +125,30 @@ impl Master {
                 };
                 self.log.say(Level::Warning, Some(chain), Some(&task), &what);
             }
+        }
+    }
+
+    /// Lines of a chain that nobody can read: in its own file, or in the main log, whose trouble is
+    /// told as such.
+    fn take_loss(&mut self, chain: &str, lines: u64, cause: Option<String>, main: bool) {
+        let cause = cause.map(|cause| one_line(&cause, MAX_LINE));
+        let loss = self.losses.entry(chain.to_owned()).or_default();
+        loss.lines = loss.lines.saturating_add(lines);
+        let lost = loss.lines;
+        let before = std::mem::replace(&mut loss.cause, cause.clone());
+        match (&cause, before.is_some()) {
+            (Some(cause), false) => {
+                self.log.say(Level::Warning, Some(chain), None, cause);
+                if !main {
+                    self.desk.output_fails(chain, cause, now(), wall());
+                }
+            }
+            (None, true) => {
+                let text = format!("its output is written again; {lost} lines were lost");
+                self.log.say(Level::Info, Some(chain), None, &text);
+                self.desk.output_works(chain, lost, now(), wall());
+            }
+            _ => {}
         }
     }
 

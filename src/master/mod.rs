@@ -7,6 +7,7 @@
 //! | `ground`, `takeover` | its folders, its lock |
 //! | `turn` | the loop: one turn per wake-up |
 //! | `spawn`, `reap`, `strays`, `groups` | children: fork, wait, what they leave behind |
+//! | `log`, `logger` | what it says, and the process that writes it |
 //! | `inbox`, `options` | reports of the chains |
 //! | `post` | mailers, and mails until a spool has confirmed them |
 //! | `upgrade`, `wishes`, `handover`, `resume` | check what is on disk, become it, go on with everything kept |
@@ -23,6 +24,7 @@ mod groups;
 mod handover;
 mod inbox;
 mod log;
+mod logger;
 mod options;
 mod post;
 mod reap;
@@ -55,6 +57,7 @@ use crate::sys::clock;
 use crate::sys::fork::{Pid, leave};
 use crate::sys::poll::{Alarm, Epoll};
 use crate::sys::signals::Signals;
+use crate::wire::log::Trouble;
 use crate::wire::time::{Timestamp, WallTime};
 use crate::wire::worker::Options;
 use boot::StartContext;
@@ -124,6 +127,15 @@ struct Link {
     bad: u64,
 }
 
+/// Lines of a chain that could not be written.
+#[derive(Debug, Default)]
+struct Loss {
+    /// Since this image of the master began.
+    lines: u64,
+    /// Why, while it goes on.
+    cause: Option<String>,
+}
+
 /// The master.
 struct Master {
     context: StartContext,
@@ -143,6 +155,11 @@ struct Master {
     log: Log,
     lanes: Lanes,
     logger: Option<Pid>,
+    /// Our side of the link to it.
+    link: Option<OwnedFd>,
+    /// What keeps the log from being written.
+    log_trouble: Option<Trouble>,
+    logger_since: Timestamp,
     /// When a dead logger is started again.
     logger_at: Option<Timestamp>,
     logger_deaths: crate::policy::backoff::Backoff,
@@ -164,12 +181,15 @@ struct Master {
     pauses: BTreeMap<String, Timestamp>,
     /// What the tasks of workers say of themselves, by chain and task.
     options: BTreeMap<String, BTreeMap<String, Options>>,
+    /// Lines of chains that could not be written.
+    losses: BTreeMap<String, Loss>,
     buffer: Vec<u8>,
 }
 
 const SIGNALS: u64 = 0;
 const ALARM: u64 = 1;
 const CHECK_OUTPUT: u64 = 2;
+const LOGGER: u64 = 3;
 const FIRST_LINK: u64 = 16;
 const FIRST_CONTROL: u64 = 1 << 40;
 
@@ -245,6 +265,9 @@ impl Master {
             log,
             lanes,
             logger: None,
+            link: None,
+            log_trouble: None,
+            logger_since: now(),
             logger_at: None,
             logger_deaths: crate::policy::backoff::Backoff::default(),
             epoll,
@@ -263,6 +286,7 @@ impl Master {
             phase: Phase::Running,
             pauses: BTreeMap::new(),
             options: BTreeMap::new(),
+            losses: BTreeMap::new(),
             buffer: vec![0; crate::wire::report::MAX_PACKET + 1],
             context,
             plan,

@@ -43,7 +43,7 @@ impl Master {
                 if reason != ExitReason::Code(0) || self.phase == super::Phase::Running {
                     self.log.warn(&format!("the logger ended ({reason:?}); starting it again"));
                 }
-                self.logger_died(None);
+                self.logger_died();
             }
             Some(Child::Mailer) => self.mailer_exited(pid, reason),
             Some(Child::Saver) => self.saver_exited(reason),
@@ -62,6 +62,10 @@ impl Master {
             self.tokens.remove(&link.token);
         }
         self.desk.chain_down(chain);
+        if let Some(loss) = self.losses.get_mut(chain) {
+            // Its next process tries anew.
+            loss.cause = None;
+        }
         // The number may be another process's in a second.
         let _ = fs::truncate(&self.ground.run_root, &format!("{chain}.pid"));
         self.log.say(Level::Debug, Some(chain), None, &format!("process {pid} ended: {reason:?}"));
@@ -98,6 +102,7 @@ impl Master {
 
     /// The chain has ended for good.
     pub(super) fn forget(&mut self, chain: &str) {
+        self.losses.remove(chain);
         if let Some(group) = self.groups.own.as_ref().and_then(|cgroups| cgroups.existing(chain)) {
             let _ = group.remove();
         }

@@ -39,6 +39,7 @@ impl Master {
             mail_waiting: self.post.waiting(),
             mail_error: self.post.error().map(str::to_owned),
             log_dropped: self.log.dropped(),
+            log_error: self.log_trouble.as_ref().map(|trouble| trouble.text().to_owned()),
             strays_by: if self.groups.own.is_some() { "cgroup" } else { "marks" }.to_owned(),
             last_upgrade: self.upgrade.last.as_ref().map(|last| UpgradeStatus {
                 at: last.at.to_string(),
@@ -82,6 +83,7 @@ impl Master {
             _ => (since, until),
         };
         let paused = self.desk.paused(name);
+        let loss = self.losses.get(name);
         let pause_end = self.pauses.get(name).copied();
         ChainStatus {
             name: name.to_owned(),
@@ -97,6 +99,8 @@ impl Master {
             silenced_until: self.desk.silenced_until(name).and_then(at),
             paused_since: paused.map(|(wall, _)| wall.to_string()),
             reason: self.reason(name, slot, paused.map(|(_, reason)| reason)),
+            output_lost: loss.map_or(0, |loss| loss.lines),
+            output_error: loss.and_then(|loss| loss.cause.clone()),
             tasks: self.task_statuses(name),
         }
     }

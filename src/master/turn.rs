@@ -1,6 +1,6 @@
 //! The loop. Before [`Master::live`] an error is fatal; after it, it is an event.
 
-use super::{ALARM, CHECK_OUTPUT, Master, Phase, SIGNALS, now, wall};
+use super::{ALARM, CHECK_OUTPUT, LOGGER, Master, Phase, SIGNALS, now, wall};
 use crate::config::model::{Level, Transport};
 use crate::policy::notices::Deed;
 use crate::policy::supervisor::Action;
@@ -51,6 +51,7 @@ impl Master {
             SIGNALS => self.take_signals(),
             ALARM => self.alarm.clear(),
             CHECK_OUTPUT => self.read_check_output(),
+            LOGGER => self.hear_logger(),
             _ if self.control.as_ref().is_some_and(|control| control.owns(token)) => {
                 self.serve_control(token);
             }

@@ -2,9 +2,10 @@
 //! writes above 4,096 bytes, and MSG_DONTWAIT asks for each call what O_NONBLOCK asks for the open
 //! file description, which the other end could clear.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
@@ -85,6 +86,51 @@ fn receive_with(socket: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::R
             Ok((_, length)) => return Ok(Received::Packet(length)),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(Received::Empty),
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+}
+
+/// Lets the kernel say with each packet that arrives at `socket` which process sent it
+/// (SO_PASSCRED, unix(7)). What was sent before this call says nothing.
+///
+/// # Errors
+/// When it is no Unix socket.
+pub fn ask_senders(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_passcred(socket, true)?)
+}
+
+/// [`receive_packet`] from a socket that [`ask_senders`] was called for: with the packet comes its
+/// sender's process id as the kernel knows it; `None` where it does not say, as for a sender in
+/// another pid namespace. Descriptors that a sender encloses are closed unseen.
+///
+/// # Errors
+/// When the socket is broken.
+pub fn receive_packet_from(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(Received, Option<i32>)> {
+    // Room for the credentials, which come first, and for nothing else.
+    let mut space = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+    let fd = socket.as_fd().as_raw_fd();
+    loop {
+        let mut parts = [IoSliceMut::new(&mut *buffer)];
+        match recvmsg::<()>(fd, &mut parts, Some(&mut space), MsgFlags::MSG_DONTWAIT) {
+            Ok(got) => {
+                let what = match got.bytes {
+                    0 => Received::Closed,
+                    _ if got.flags.contains(MsgFlags::MSG_TRUNC) => Received::Oversized,
+                    length => Received::Packet(length),
+                };
+                let sender = got.cmsgs().ok().into_iter().flatten().find_map(|said| match said {
+                    ControlMessageOwned::ScmCredentials(who) => Some(who.pid()),
+                    _ => None,
+                });
+                return Ok((what, sender.filter(|pid| *pid > 0)));
+            }
+            Err(nix::Error::ECONNRESET) => return Ok((Received::Closed, None)),
+            Err(nix::Error::EINTR) => {}
+            Err(nix::Error::EAGAIN) => return Ok((Received::Empty, None)),
             Err(cause) => return Err(cause.into()),
         }
     }

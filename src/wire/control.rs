@@ -186,6 +186,9 @@ pub struct MasterStatus {
     pub mail_waiting: u64,
     pub mail_error: Option<String>,
     pub log_dropped: u64,
+    /// Why the log cannot be written now.
+    #[serde(default)]
+    pub log_error: Option<String>,
     /// `cgroup` or `marks`.
     pub strays_by: String,
     pub last_upgrade: Option<UpgradeStatus>,
@@ -223,6 +226,12 @@ pub struct ChainStatus {
     pub silenced_until: Option<String>,
     pub paused_since: Option<String>,
     pub reason: Option<String>,
+    /// Lines of its tasks that could not be written.
+    #[serde(default)]
+    pub output_lost: u64,
+    /// Why, while it goes on.
+    #[serde(default)]
+    pub output_error: Option<String>,
     pub tasks: Vec<TaskStatus>,
 }
 

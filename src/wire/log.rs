@@ -1,6 +1,7 @@
 //! One record of the main log on its way to the logger: a JSON object per packet, at most
 //! [`MAX_RECORD`] bytes. Two lanes carry them: the master's own [`Record`]s, and the
-//! [`OutputLine`]s of tasks whose output goes to the main log.
+//! [`OutputLine`]s of tasks whose output goes to the main log. The link between the master and a
+//! logger carries [`Hello`]s to it and [`SinkState`]s back.
 
 use std::fmt;
 
@@ -54,13 +55,47 @@ impl fmt::Display for Stream {
     }
 }
 
-/// One line that a task wrote, on its way from a chain process to the logger.
+/// A chain process says who it is, before it lets go of what is the master's: on the link that
+/// nobody else has. From then on lines that the kernel says this process sent are this chain's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The process.
+    pub pid: i32,
+    /// The chain's name.
+    pub chain: String,
+}
+
+/// How the log is doing, told when that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkState {
+    /// Why nothing can be written; `None`: all is well.
+    pub trouble: Option<Trouble>,
+}
+
+/// What keeps a log from being written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trouble {
+    /// Writing fails: "cannot VERB OBJECT: CAUSE".
+    Fails(String),
+    /// A write has not come back for a while: a terminal after ^S, a pipe that nobody reads.
+    Blocks(String),
+}
+
+impl Trouble {
+    /// For people.
+    pub fn text(&self) -> &str {
+        match self {
+            Trouble::Fails(text) | Trouble::Blocks(text) => text,
+        }
+    }
+}
+
+/// One line that a task wrote, on its way from a chain process to the logger, which knows by the
+/// sender whose it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputLine {
     /// When it was read.
     pub at: WallTime,
-    /// The chain's name.
-    pub chain: String,
     /// The task's name.
     pub task: String,
     /// The run's number in its chain process.

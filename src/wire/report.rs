@@ -77,6 +77,17 @@ pub enum Report {
         /// By the task's name.
         tasks: BTreeMap<String, Options>,
     },
+    /// Lines of its tasks could not be written. Told when that begins, while it goes on once in a
+    /// while, and when it is over.
+    Lost {
+        /// Lines since the last report of this kind.
+        lines: u64,
+        /// Why, as long as it goes on: "cannot VERB OBJECT: CAUSE".
+        cause: Option<String>,
+        /// Whether it is the main log that does not take them.
+        #[serde(default)]
+        main: bool,
+    },
     /// A run left processes behind.
     Leftovers {
         /// The task whose run left them.

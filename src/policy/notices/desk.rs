@@ -11,6 +11,7 @@ use super::history::History;
 use super::rules::ChainRules;
 use super::text::{self, RunFacts, Scene};
 use super::throttle::{Moment, Throttle, Verdict};
+use super::troubles::Trouble;
 use crate::config::model::{Config, Level};
 use crate::wire::mail::{Envelope, NoticeKind};
 use crate::wire::outcome::Outcome;
@@ -112,6 +113,8 @@ pub(crate) struct ChainState {
     pub(crate) running: Option<Running>,
     pub(crate) silence: Option<Silence>,
     pub(crate) pause: Option<Pause>,
+    /// With the file of its output.
+    pub(crate) output: Trouble,
     pub(crate) history: History,
     /// Its entry in the agenda.
     pub(crate) deadline: Option<Timestamp>,
@@ -126,6 +129,7 @@ impl ChainState {
             running: None,
             silence: None,
             pause: None,
+            output: Trouble::default(),
             history: History::default(),
             deadline: None,
         }
@@ -182,6 +186,8 @@ pub struct NoticeDesk {
     /// The deadlines of all chains: a turn costs what is due, not what exists.
     pub(crate) agenda: BTreeSet<(Timestamp, usize)>,
     pub(crate) upgrades: Upgrades,
+    /// With the main log.
+    pub(crate) log_trouble: Trouble,
     pub(crate) recent: VecDeque<Decision>,
     /// Counts ids.
     pub(crate) sequence: u64,
@@ -200,6 +206,7 @@ impl NoticeDesk {
             index: HashMap::new(),
             agenda: BTreeSet::new(),
             upgrades: Upgrades::default(),
+            log_trouble: Trouble::default(),
             recent: VecDeque::new(),
             sequence: 0,
             deeds: Vec::new(),

@@ -13,6 +13,7 @@
 //! | `text` | subjects and bodies |
 //! | `history` | the last runs of a chain |
 //! | `saved` | how all this survives the master |
+//! | `troubles` | logs that cannot be written |
 //! | `explain` | what would be told next, and what was held back |
 
 mod desk;
@@ -25,6 +26,7 @@ mod saved;
 mod tests;
 mod text;
 mod throttle;
+mod troubles;
 
 pub(crate) use desk::fnv;
 pub use desk::{Decision, Deed, NoticeDesk, TaskCounters};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::desk::{ChainState, Decision, NoticeDesk, Pause, Running, Silence, Upgrades};
 use super::history::History;
 use super::throttle::Throttle;
+use super::troubles::Trouble;
 use crate::config::model::Config;
 use crate::wire::time::{Timestamp, WallTime};
 
@@ -43,6 +44,7 @@ pub struct SavedDesk {
     sequence: Lenient<u64>,
     chains: Lenient<BTreeMap<String, Lenient<SavedChain>>>,
     upgrades: Lenient<Upgrades>,
+    log_trouble: Lenient<Trouble>,
     recent: Lenient<Vec<Lenient<Option<Decision>>>>,
 }
 
@@ -56,6 +58,7 @@ struct SavedChain {
     running: Lenient<Option<Running>>,
     silence: Lenient<Option<Silence>>,
     pause: Lenient<Option<Pause>>,
+    output: Lenient<Trouble>,
     history: Lenient<History>,
 }
 
@@ -69,6 +72,7 @@ impl NoticeDesk {
             running: Lenient(chain.running),
             silence: Lenient(chain.silence.clone()),
             pause: Lenient(chain.pause.clone()),
+            output: Lenient(chain.output.clone()),
             history: Lenient(chain.history.clone()),
         };
         let chains = self.chains.iter().map(|c| (c.rules.name.clone(), Lenient(chain(c))));
@@ -79,6 +83,7 @@ impl NoticeDesk {
             sequence: Lenient(self.sequence),
             chains: Lenient(chains.collect()),
             upgrades: Lenient(self.upgrades.clone()),
+            log_trouble: Lenient(self.log_trouble.clone()),
             recent: Lenient(self.recent.iter().cloned().map(|d| Lenient(Some(d))).collect()),
         }
     }
@@ -102,6 +107,8 @@ impl NoticeDesk {
         desk.sequence = saved.sequence.0;
         desk.upgrades = saved.upgrades.0;
         desk.upgrades.bound_and_shift(shift);
+        desk.log_trouble = saved.log_trouble.0;
+        desk.log_trouble.shift(shift);
         desk.recent = saved.recent.0.into_iter().filter_map(|decision| decision.0).collect();
         desk.recent.truncate(200);
         for (name, chain) in saved.chains.0 {
@@ -126,7 +133,9 @@ impl Upgrades {
 
 impl ChainState {
     fn take_back(&mut self, saved: SavedChain, now: Timestamp, shift: i64, same_boot: bool) {
-        let SavedChain { order, tasks, whole, running, silence, pause, history } = saved;
+        let SavedChain { order, tasks, whole, running, silence, pause, output, history } = saved;
+        self.output = output.0;
+        self.output.shift(shift);
         let moved = |time: Timestamp| Timestamp(time.0.saturating_add(shift));
         let back = |mut throttle: Throttle| {
             throttle.bound();
