@@ -42,7 +42,8 @@ fn matching(folder: &Path, pattern: &str, as_root: bool) -> Result<Vec<PathBuf>,
             only_roots(&walked.path, &found)?;
         }
     }
-    let entries = std::fs::read_dir(folder).map_err(|cause| cannot("read", folder, &cause))?;
+    let entries =
+        std::fs::read_dir(folder).map_err(|cause| cannot("read", folder, &plain(&cause)))?;
     let mut paths = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|cause| cannot("read", folder, &cause))?;
@@ -90,7 +91,7 @@ fn read_file(name: &Path, as_root: bool) -> Result<File, Unreadable> {
     let path = if as_root {
         let walked = walk(&absolute)?;
         if !walked.exists {
-            return Err(cannot("read", name, &"no such file"));
+            return Err(cannot("read", name, &"no such file or folder"));
         }
         walked.path
     } else {
@@ -122,7 +123,7 @@ fn open(name: &Path, path: &Path) -> Result<(OpenFile, Metadata), Unreadable> {
 /// The commonest causes in plain words.
 fn plain(cause: &std::io::Error) -> String {
     match cause.kind() {
-        std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        std::io::ErrorKind::NotFound => "no such file or folder".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => cause.to_string(),
     }

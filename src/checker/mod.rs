@@ -166,9 +166,9 @@ pub fn check_command(path: &Path) -> u8 {
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let outcome = check(path, Options { color, workers: true });
     let texts = [&outcome.errors, &outcome.surroundings, &outcome.warnings];
-    for text in texts.into_iter().filter(|text| !text.is_empty()) {
-        let _ = std::io::stderr().write_all(text.as_bytes());
-    }
+    let told: Vec<&str> =
+        texts.into_iter().filter(|text| !text.is_empty()).map(String::as_str).collect();
+    let _ = std::io::stderr().write_all(told.join("\n").as_bytes());
     match &outcome.plan {
         Some(plan) if outcome.surroundings.is_empty() => {
             let chains = &plan.config.chains;

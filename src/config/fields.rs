@@ -210,8 +210,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("directory", "cwd"),
     ("dir", "cwd"),
     ("workdir", "cwd"),
+    ("working_dir", "cwd"),
     ("working_directory", "cwd"),
     ("environment", "env"),
+    ("vars", "env"),
     ("environment_file", "env_file"),
     ("username", "user"),
     ("run_as", "user"),
@@ -225,6 +227,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("stopsignal", "stop_signal"),
     ("killconcurrent", "kill_concurrent"),
     ("email", "mail"),
+    ("logging", "log"),
+    ("args", "run"),
     ("mailto", "to"),
     ("recipients", "to"),
     ("limits", "rlimits"),
@@ -240,6 +244,10 @@ pub(crate) fn known(section: Section, name: &str) -> bool {
 /// What to say of a name that may not stand in `section`, and which name of it was probably meant.
 pub(crate) fn advice(section: Section, name: &str) -> (Option<String>, Option<&'static str>) {
     let here = || FIELDS.iter().filter(|field| field.stands_in(section)).map(|field| field.name);
+    // One letter too many is likelier than the wrong place.
+    if let Some(field) = here().find(|field| strsim::osa_distance(field, name) == 1) {
+        return (Some(format!("did you mean `{field}`?")), Some(field));
+    }
     if let Some(field) = home(name) {
         let defaults = if field.inherited { " or into `defaults`" } else { "" };
         let place = field.section.place();
@@ -251,7 +259,7 @@ pub(crate) fn advice(section: Section, name: &str) -> (Option<String>, Option<&'
     if let Some(field) = closest(name, here()).or(translated) {
         return (Some(format!("did you mean `{field}`?")), Some(field));
     }
-    let elsewhere = closest(name, FIELDS.iter().map(|field| field.name)).and_then(home);
+    let elsewhere = closest(name, FIELDS.iter().map(|field| field.name)).or(ours).and_then(home);
     let text = elsewhere.map(|field| {
         format!("did you mean `{}`? It belongs into {}", field.name, field.section.place())
     });

@@ -6,6 +6,7 @@ use super::fields::Section;
 use super::model::{GroupSpec, IoNice, Rlimit, Scheduler, UserSpec};
 use super::problem::{closest, quoted};
 use super::reader::{Reader, Said};
+use super::scalars::is_variable;
 use super::tree::{Body, Kind, Node};
 use super::units;
 
@@ -80,12 +81,21 @@ impl Reader<'_> {
             && !text.starts_with('-')
             && !text.chars().any(|c| c.is_whitespace() || c.is_control() || ":,/".contains(c));
         if !fine {
-            self.error(
-                &node.span,
-                format!("`{name}`: {} is no account's name", quoted(text)),
-                None,
-            );
+            let help = match text.split_once(':') {
+                Some((user, group)) if !user.is_empty() && !group.is_empty() => {
+                    Some(format!("{name}: {user:?}, group: {group:?}"))
+                }
+                _ => None,
+            };
+            let message = match text.is_empty() {
+                true => format!("`{name}` is empty"),
+                false => format!("`{name}`: {} is no account's name", quoted(text)),
+            };
+            self.error(&node.span, message, help);
             return None;
+        }
+        if is_variable(text) {
+            self.warn(&node.span, "no variables are put in here", "write the name itself");
         }
         Some(text.to_owned())
     }

@@ -1,6 +1,7 @@
 //! Typed reading of values: each function takes a value or tells why it cannot, and the reading
 //! goes on.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::fields::{self, Section};
@@ -17,14 +18,15 @@ pub(crate) struct Reader<'a> {
 
 /// The fields of one `( … )`.
 pub(crate) struct Fields<'n> {
-    entries: Vec<&'n Entry>,
+    /// By the names that were meant: a misspelt field is told, and its value is read all the same.
+    entries: Vec<(&'n str, &'n Entry)>,
     /// What unknown names were probably meant to be.
     meant: Vec<&'static str>,
 }
 
 impl<'n> Fields<'n> {
     pub(crate) fn get(&self, name: &str) -> Option<&'n Entry> {
-        self.entries.iter().find(|entry| entry.name == name).copied()
+        self.entries.iter().find(|(meant, _)| *meant == name).map(|(_, entry)| *entry)
     }
 
     /// Whether `name` is left out, and not only misspelt: that is told already.
@@ -56,7 +58,7 @@ impl Reader<'_> {
     /// Tells that a field has a value of the wrong kind.
     pub(crate) fn wrong(&mut self, name: &str, node: &Node, wanted: &str, help: Option<String>) {
         if node.kind != Kind::Broken {
-            let message = format!("`{name}` takes {wanted}, not {}", node.describe());
+            let message = format!("{} takes {wanted}, not {}", named(name), node.describe());
             self.error(&node.span, message, help);
         }
     }
@@ -85,20 +87,33 @@ impl Reader<'_> {
                 return None;
             }
             _ => {
-                self.wrong(name, node, "`( … )`", None);
+                let help = match (&node.kind, section) {
+                    (Kind::Text(text), Section::Task) => {
+                        Some(format!("write ( run: [{}] )", words(text)))
+                    }
+                    (Kind::List(_), Section::Task) => Some("write ( run: [ … ] )".to_owned()),
+                    _ => None,
+                };
+                self.wrong(name, node, "`( … )`", help);
                 return None;
             }
         };
-        let mut kept: Vec<&Entry> = Vec::new();
+        let mut kept: Vec<(&str, &Entry)> = Vec::new();
         let mut meant = Vec::new();
         for entry in entries {
             let word = &entry.name;
             if !fields::known(section, word) {
                 let message = format!("{} has no field {}", section.name(), quoted(word));
                 let (advice, near) = fields::advice(section, word);
-                meant.extend(near);
                 self.error(&entry.name_span, message, advice);
-            } else if let Some(first) = kept.iter().find(|first| first.name == *word) {
+                let Some(near) = near else { continue };
+                meant.push(near);
+                // Another program's word may take another kind of value, a slip of the pen does not.
+                if closest(word, [near]).is_some() && entries.iter().all(|other| other.name != near)
+                {
+                    kept.push((near, entry));
+                }
+            } else if let Some((_, first)) = kept.iter().find(|(first, _)| first == word) {
                 let problem = Problem::error(
                     self.file,
                     entry.name_span.clone(),
@@ -108,7 +123,7 @@ impl Reader<'_> {
                 .also(self.place(&first.name_span), "first said here");
                 self.problems.push(problem);
             } else {
-                kept.push(entry);
+                kept.push((word, entry));
             }
         }
         Some(Fields { entries: kept, meant })
@@ -186,10 +201,12 @@ impl Reader<'_> {
         if let Some(word) = words.iter().find(|word| **word == written) {
             return Some((word, body));
         }
-        let help = closest(written, words.iter().copied())
-            .map_or_else(|| one_of(words), |word| format!("did you mean `{word}`?"));
-        self.error(&node.span, format!("`{name}` has no {}", quoted(written)), Some(help));
-        None
+        let meant = closest(written, words.iter().copied());
+        let help = meant.map_or_else(|| one_of(words), |word| format!("did you mean `{word}`?"));
+        // Only the word: what stands in its parentheses is read as that of the word that was meant.
+        let word = node.span.start..node.span.start + written.len();
+        self.error(&word, format!("`{name}` has no {}", quoted(written)), Some(help));
+        words.iter().find(|word| Some(**word) == meant).map(|word| (*word, body))
     }
 
     /// A word that stands alone.
@@ -231,6 +248,17 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// A field's name in backquotes; a description ("a key") as it is.
+fn named(name: &str) -> Cow<'_, str> {
+    if name.contains(' ') { Cow::Borrowed(name) } else { Cow::Owned(format!("`{name}`")) }
+}
+
+/// A shell's simple line as the members of a list.
+pub(crate) fn words(text: &str) -> String {
+    let words: Vec<String> = text.split_whitespace().map(|word| format!("{word:?}")).collect();
+    words.join(", ")
 }
 
 fn one_of(words: &[&str]) -> String {

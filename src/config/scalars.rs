@@ -17,13 +17,15 @@ impl Reader<'_> {
                     Kind::Text(text) if text == "true" || text == "false" => {
                         Some(format!("without quotes: {text}"))
                     }
+                    Kind::Int(1) => Some("write true".to_owned()),
+                    Kind::Int(0) => Some("write false".to_owned()),
                     Kind::Named { name: Some(word), .. }
-                        if closest(word, ["yes", "on"]).is_some() =>
+                        if closest(word, ["true", "yes", "on"]).is_some() =>
                     {
                         Some("write true".to_owned())
                     }
                     Kind::Named { name: Some(word), .. }
-                        if closest(word, ["no", "off"]).is_some() =>
+                        if closest(word, ["false", "no", "off"]).is_some() =>
                     {
                         Some("write false".to_owned())
                     }
@@ -79,6 +81,11 @@ impl Reader<'_> {
             }
             Kind::Int(number) => {
                 let help = format!("in quotes: \"{number}\"");
+                self.wrong(name, node, "text in quotes", Some(help));
+                None
+            }
+            Kind::Bool(value) => {
+                let help = format!("in quotes: \"{value}\"");
                 self.wrong(name, node, "text in quotes", Some(help));
                 None
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::fields::Section;
 use super::model::{Output, Rotate, WorkerProgram};
 use super::problem::{Problem, quoted};
-use super::reader::{Reader, Said};
+use super::reader::{Reader, Said, words};
 use super::scalars::is_variable;
 use super::tree::{Body, Kind, Node};
 
@@ -83,7 +83,10 @@ impl Reader<'_> {
         for ((key_node, key), value) in self.map_entries(name, node, "{ \"NAME\": \"value\" }")? {
             let place = self.place(&key_node.span);
             if key.is_empty() || key.contains(['=', '\0']) {
-                let message = format!("{} is no name of a variable", quoted(&key));
+                let message = match key.is_empty() {
+                    true => "a variable needs a name".to_owned(),
+                    false => format!("{} is no name of a variable", quoted(&key)),
+                };
                 self.error(&key_node.span, message, None);
                 continue;
             }
@@ -146,6 +149,14 @@ impl Reader<'_> {
     }
 
     pub(crate) fn output(&mut self, name: &str, node: &Node) -> Option<Output> {
+        if let Kind::Text(file) = &node.kind
+            && file.contains('/')
+        {
+            let help =
+                format!("write Lines({file:?}), or Raw({file:?}) for the bytes as they come");
+            self.wrong(name, node, "a word", Some(help));
+            return None;
+        }
         let (word, body) = self.word(name, node, &["Main", "Lines", "Raw", "Discard"])?;
         match word {
             "Lines" | "Raw" => {
@@ -203,9 +214,7 @@ impl Reader<'_> {
     /// A program and its arguments.
     pub(crate) fn argv(&mut self, name: &str, node: &Node) -> Option<Vec<String>> {
         if let Kind::Text(text) = &node.kind {
-            let words: Vec<String> =
-                text.split_whitespace().map(|word| format!("{word:?}")).collect();
-            let help = format!("as a list: [{}]; or, for a shell's line, sh: …", words.join(", "));
+            let help = format!("as a list: [{}]; or, for a shell's line, sh: …", words(text));
             self.wrong(name, node, "a list `[…]`", Some(help));
             return None;
         }
