@@ -431,6 +431,41 @@ class Wishes(Races):
         self.assertRegex(look.communicate(timeout=60)[0], "stopping|not running|no master")
 
 
+class Pidfiles(Races):
+    def test_the_masters_pidfile_is_written_kept_and_removed(self):
+        pidfile = self.path("run/master.pid")
+        self.path("run").mkdir(mode=0o755)
+        self.path("victim").write_text("keep me")
+        pidfile.symlink_to(self.path("victim"))
+        config = self.write_config(self.one())
+        master = self.start(config)
+        self.assertEqual(pidfile.read_text(), f"{master.pid}\n")
+        self.assertFalse(pidfile.is_symlink())
+        self.assertEqual(self.path("victim").read_text(), "keep me")
+        found = pidfile.stat()
+        self.assertEqual((found.st_uid, found.st_gid, found.st_mode & 0o7777), (0, 0, 0o644))
+        master.send_signal(signal.SIGHUP)
+        wait_for("upgraded", lambda: (self.status() or {"master": {"generation": 0}})["master"]["generation"] == 2)
+        self.assertEqual(pidfile.read_text(), f"{master.pid}\n")
+        second = self.start(config)
+        self.assertEqual(master.wait(20), 0)
+        self.assertEqual(pidfile.read_text(), f"{second.pid}\n")
+        self.stop(second)
+        self.assertFalse(pidfile.exists())
+
+    def test_what_is_said_of_a_chains_pidfile(self):
+        self.path("run").mkdir(mode=0o755)
+        self.path("run/a.pid").write_text("")
+        self.path("run/b.pid").write_text("1\n")
+        master = self.start(self.write_config(self.one() + self.one("b")))
+        self.goes_on()
+        self.goes_on("b")
+        self.assertIn("Found pidfile a empty", self.log())
+        self.assertIn("Found pidfile b containing: 1", self.log())
+        self.assertNotIn("containing: \n", self.log())
+        self.stop(master)
+
+
 del Base
 
 if __name__ == "__main__":

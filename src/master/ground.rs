@@ -18,7 +18,24 @@ pub(super) struct Ground {
     pub(super) run_root_path: PathBuf,
 }
 
+/// For people and scripts; no chain has this name.
+const PIDFILE: &str = "master.pid";
+
 impl Ground {
+    /// Says which process is the master. Nothing of ours believes it: the lock decides.
+    ///
+    /// # Errors
+    /// When run_root cannot be written.
+    pub(super) fn write_pidfile(&self) -> std::io::Result<()> {
+        let pid = format!("{}\n", std::process::id());
+        fs::replace(&self.run_root, PIDFILE, pid.as_bytes(), 0o644, false)
+    }
+
+    /// At a clean end, while the lock is still held: a successor has not written its own.
+    pub(super) fn remove_pidfile(&self) {
+        let _ = fs::remove(&self.run_root, PIDFILE);
+    }
+
     /// Makes what is missing and checks what is there.
     ///
     /// # Errors

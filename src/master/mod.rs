@@ -319,6 +319,9 @@ impl Master {
         let version = env!("CARGO_PKG_VERSION");
         let file = self.plan.config.file.display();
         let count = self.plan.config.chains.len();
+        if let Err(cause) = self.ground.write_pidfile() {
+            self.log.warn(&format!("cannot write my pidfile: {cause}"));
+        }
         let text = format!(
             "runner-master {version} {how}: {count} chains of {file}, generation {}",
             self.generation

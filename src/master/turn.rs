@@ -241,6 +241,7 @@ impl Master {
         self.finish_mail();
         self.finish_state();
         self.tidy_ground();
+        self.ground.remove_pidfile();
         if let Some(control) = self.control.take() {
             control.close(&self.epoll);
         }

@@ -138,6 +138,17 @@ pub fn remove_unfinished(folder: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes `name` of a folder away, whatever it is but a folder; one that is not there is no error.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn remove(folder: &File, name: &str) -> io::Result<()> {
+    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
 /// Empties `name` of a folder if it is a regular file.
 ///
 /// # Errors
