@@ -20,7 +20,8 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("man")
 }
 
-const PAGES: [&str; 4] = ["runner.8", "runner-master.8", "runnerctl.8", "runner.ron.5"];
+const PAGES: [&str; 5] =
+    ["runner.8", "runner-master.8", "runnerctl.8", "runner.ron.5", "runner-worker.7"];
 
 /// mdoc source as the text that it means, as far as these pages use it.
 fn plain(text: &str) -> String {
@@ -281,7 +282,7 @@ fn whole_configurations_in_the_manuals_are_accepted() {
         ..Defaults::default()
     };
     let mut seen = 0;
-    for name in ["runner.8", "runner.ron.5"] {
+    for name in ["runner.8", "runner.ron.5", "runner-worker.7"] {
         for block in page(name).split(".Bd -literal -offset indent\n").skip(1) {
             let block = plain(block.split(".Ed").next().unwrap());
             if !block.starts_with("(\n") {
@@ -295,5 +296,5 @@ fn whole_configurations_in_the_manuals_are_accepted() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 2);
+    assert_eq!(seen, 3);
 }

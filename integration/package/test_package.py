@@ -59,7 +59,7 @@ for account in runner-log runner-mail; do
     getent passwd $account | grep -q ':/nonexistent:/usr/sbin/nologin$' || fail "no account $account"
 done
 [ "$(stat -c %U:%G:%a /var/log/runner)" = runner-log:adm:750 ] || fail "mode of the log folder"
-for page in man8/runner.8 man8/runner-master.8 man8/runnerctl.8 man5/runner.ron.5; do
+for page in man8/runner.8 man8/runner-master.8 man8/runnerctl.8 man5/runner.ron.5 man7/runner-worker.7; do
     gzip -t /usr/share/man/$page.gz || fail "no manual $page"
 done
 grep -q _runnerctl /usr/share/bash-completion/completions/runnerctl || fail "completions of bash"

@@ -9,16 +9,12 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
-import tempfile
-import textwrap
 import unittest
 
+from django_site import environment
 from lib.harness import Case, add_user, alive, children_of, free_port, remove_user, wait_for
 
 USER = "runner-it-django"
-PACKAGES = ["django>=4.2,<6", "django-mailer>=2.3,<3", "aiosmtpd>=1.4,<2"]
-
 SETTINGS = """
 from pathlib import Path
 BASE = Path(__file__).resolve().parent.parent
@@ -79,21 +75,6 @@ print("up", flush=True)
 while True:
     time.sleep(3600)
 """
-
-
-def environment():
-    """A virtual environment with what the project needs; kept over tests of one run."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="runner-it-venv."))
-    folder.chmod(0o755)
-    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = next(folder.glob("lib/python3*/site-packages"))
-    pip = [sys.executable, "-m", "pip"]
-    if subprocess.run([*pip, "--version"], capture_output=True).returncode:
-        pip = ["pip3"]
-    subprocess.run([*pip, "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore",
-                    "--only-binary", ":all:", "--target", str(site), *PACKAGES],
-                   check=True, stdin=subprocess.DEVNULL, timeout=240)
-    return folder
 
 
 class Django(Case):
