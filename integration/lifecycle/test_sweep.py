@@ -1,6 +1,6 @@
 """The crash-point sweep: one process is killed with SIGKILL as it enters its n-th call of one kind,
-at a start, at an upgrade and at a takeover, each time another process at another call. Then a clean
-start must work, the tasks' own ledger must know of no overlap, no report may be lost, and after TERM
+at a start, at an upgrade, at a takeover and while notices are mailed, each time another process at another
+call. Then a clean start must work, the tasks' own ledger must know of no overlap, no report may be lost, and after TERM
 nothing may be left.
 
     RUNNER_SEED=7 integration/run lifecycle     another sample
@@ -8,10 +8,13 @@ nothing may be left.
 
 A report counts as lost when a run ended by itself, its chain process handed the report over (it was not
 killed, or went on to its next run first), the master that it was handed to was not killed, and yet the
-history of the last master does not know the run. Every run has an exit status of its own.
+history of the last master does not know the run. Every run has an exit status of its own, so every
+failure is a notice of its own, too: one of a report that is not lost must be in the Maildir in the end.
 """
 
 import concurrent.futures
+import email
+import email.policy
 import json
 import os
 import pathlib
@@ -42,6 +45,7 @@ EVERY = (*KINDS, "any")
 SIDES = {
     "start": (("master", "root"), ("master", "chain"), ("master", "other")),
     "hup": (("master", "root"), ("chain", "root"), ("master", "chain"), ("master", "other")),
+    "mail": (("master", "root"), ("master", "other")),
     "takeover": (("old", "root"), ("oldchain", "root"), ("master", "root"), ("master", "chain")),
 }
 
@@ -69,9 +73,12 @@ class Point:
         self.config = self.dir / "runner.ron"
         # A run writes two lines: of the statuses that come, every second one is a success.
         good = ", ".join(str(code) for code in range(1, 251) if code % 4 in (0, 3))
+        mail = "" if phase != "mail" else (
+            f' mail: (from: "r@example.org", to: ["a@example.org"], user: Current, spool: "{self.dir}/spool",\n'
+            f'  transport: Maildir("{self.dir}/mail"), limit: (mails: 1000, per: "1h")),\n')
         self.config.write_text(
             f'(run_root: "{self.dir}/run", state_root: "{self.dir}/state",\n'
-            f' log: (level: Debug, user: Current, to: File("{self.dir}/log")),\n'
+            f' log: (level: Debug, user: Current, to: File("{self.dir}/log")),\n{mail}'
             f' chains: [(name: "a", user: Current, cwd: "/", kill_timeout: "2s", drain_timeout: "5s",\n'
             f'  success_cooldown: "30ms", fail_cooldown: "30ms", ok_exit: [{good}],\n'
             f'  tasks: [(name: "t", run: ["{tool.ledger}", "{self.dir}", "a", "120"])])])\n')
@@ -149,12 +156,12 @@ class Point:
     def provoke(self):
         """Brings the phase about, with the tracer on its side."""
         who = self.side[0]
-        if self.phase == "start":
+        if self.phase in ("start", "mail"):
             master = self.held()
             self.follow(master.pid)
             master.stdin.write(b"\n")
             master.stdin.flush()
-            self.follow_until(lambda: self.starts() >= 2)
+            self.follow_until(lambda: self.starts() >= 2 if self.phase == "start" else len(self.mails()) >= 2)
             return
         old = self.start()
         wait_for("runs", lambda: self.starts() >= 2, 30)
@@ -176,23 +183,46 @@ class Point:
         # One that still waits for the first would take the place of the clean start.
         wait_for("the second has begun or ended", lambda: new.poll() is not None or self.starts(new.pid), 40)
 
-    def lost(self):
-        """The runs whose reports were handed over to masters that lived, and are not remembered."""
+    def mails(self):
+        """The subjects in the Maildir; a mail that is not whole is an error."""
+        new = self.dir / "mail/new"
+        subjects = []
+        for path in new.iterdir() if new.is_dir() else ():
+            mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+            body = mail.get_content()
+            assert mail["Message-ID"] and body.endswith("\n") and "Host" in body, f"half a mail: {path.read_bytes()}"
+            subjects.append(mail["Subject"])
+        return subjects
+
+    def unmailed(self):
+        """Failures that no mail tells; twenty notices of a task an hour are told one by one."""
+        if self.phase != "mail":
+            return []
+        told = " ".join(f"{subject} " for subject in self.mails())
+        failed = [code for code in self.certain() if code % 4 in (1, 2)][:15]
+        return [code for code in failed if f"exit {code} " not in told]
+
+    def certain(self):
+        """The runs whose reports were handed over to masters that lived."""
         ledger = self.ledger()
-        remembered = set()
+        # A run that began after its master's death finds another parent there.
+        lived = {process.pid for process in self.processes} - self.killed
+        codes = []
+        for at, (word, pid, chain, master, code) in enumerate(ledger):
+            handed_over = chain not in self.killed or any(
+                later[0] == "start" and later[2] == chain for later in ledger[at + 1:])
+            if word == "end" and handed_over and master in lived:
+                codes.append(code)
+        return codes
+
+    def lost(self):
+        """Those of them that are not remembered."""
+        certain, remembered = self.certain(), set()
         for line in self.ctl("history", "a", "--jsonl").splitlines():
             outcome = json.loads(line).get("outcome", "")
             if outcome.startswith("exit "):
                 remembered.add(int(outcome[5:]))
-        # A run that began after its master's death finds another parent there.
-        lived = {process.pid for process in self.processes} - self.killed
-        lost = []
-        for at, (word, pid, chain, master, code) in enumerate(ledger):
-            handed_over = chain not in self.killed or any(
-                later[0] == "start" and later[2] == chain for later in ledger[at + 1:])
-            if word == "end" and handed_over and master in lived and code not in remembered:
-                lost.append(code)
-        return lost
+        return [code for code in certain if code not in remembered]
 
     def run(self):
         """What is wrong, as a list of words."""
@@ -207,6 +237,10 @@ class Point:
             time.sleep(0.05)
         if lost:
             wrong.append(f"lost reports of the runs {lost}")
+        while (unmailed := self.unmailed()) and time.monotonic() < end + 20:
+            time.sleep(0.1)
+        if unmailed:
+            wrong.append(f"lost reports in the mail: {unmailed} of {self.mails()}")
         cgroups = self.groups()
         clean.terminate()
         if clean.wait(40) != 0:
@@ -224,8 +258,8 @@ class Point:
         overlaps = [line for line in self.ledger() if line[0] == "overlap"]
         if overlaps:
             wrong.append(f"overlaps {overlaps}")
-        stale = [str(p.relative_to(self.dir)) for root in ("run", "state")
-                 for p in (self.dir / root).rglob("*") if p.name.startswith(".")]
+        stale = [str(p.relative_to(self.dir)) for root in ("run", "state", "mail/tmp")
+                 for p in (self.dir / root).rglob("*") if p.name.startswith(".") or root == "mail/tmp"]
         if stale:
             wrong.append(f"left files {stale}")
         if groups := [path for path in cgroups if os.path.isdir(path)]:
@@ -324,6 +358,9 @@ class Sweep(unittest.TestCase):
 
     def test_at_an_upgrade(self):
         self.sweep("hup")
+
+    def test_while_notices_are_mailed(self):
+        self.sweep("mail")
 
     def test_at_a_takeover(self):
         self.sweep("takeover")
