@@ -57,9 +57,9 @@ class Room:
         os.chown(path, owner, owner)
         return path
 
-    def write(self, chains, log="to: Stderr, level: Debug", rest="", run_root=None):
+    def write(self, chains, log="to: Stderr, level: Debug", rest="", run_root=None, state_root=None):
         text = f"""(
-            run_root: "{run_root or self.path / 'run'}", state_root: "{self.path / 'state'}",
+            run_root: "{run_root or self.path / 'run'}", state_root: "{state_root or self.path / 'state'}",
             log: ({log}, user: {LOG_USER}), {rest}
             defaults: (user: {TASK_USER}, cwd: "/", kill_timeout: "2s"),
             chains: [{chains}],
@@ -68,13 +68,26 @@ class Room:
         config.write_text(text)
         os.chmod(config, 0o644)
 
-    def start(self, stderr=None):
+    def mail(self):
+        """Of a configuration: mail into `maildir`."""
+        self.maildir = self.folder("maildir", MAIL_USER)
+        return (
+            f'mail: (from: "a@example.org", to: ["b@example.org"], user: {MAIL_USER}, '
+            f'transport: Maildir("{self.maildir}")),'
+        )
+
+    def letters(self):
+        """What lies in `maildir`, header lines unfolded."""
+        return [one.read_text().replace("\n ", " ") for one in self.maildir.glob("**/new/*")]
+
+    def start(self, stderr=None, **env):
         """`stderr`: a descriptor; otherwise the file that `said` reads."""
         if stderr is None:
             stderr = self.stderr = open(self.path / "stderr", "ab")
         self.master = subprocess.Popen(
             [BIN / "runner-master", self.path / "runner.ron"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+            env={**os.environ, **env},
         )
         until(self.answers, "a master that answers")
 

@@ -13,33 +13,27 @@ import threading
 import time
 import unittest
 
-from room import LOG_USER, MAIL_USER, Story, chain, until
+from room import LOG_USER, Story, chain, until
 
 PAUSE = 0.005
 
 
 class Blocked(Story):
     def begin(self, log="to: Stderr, level: Trace", stderr=None):
-        self.maildir = self.room.folder("maildir", MAIL_USER)
         self.word = self.room.path / "word"
         self.word.write_text("first")
         os.chmod(self.word, 0o644)
-        mail = (
-            f'mail: (from: "a@example.org", to: ["b@example.org"], user: {MAIL_USER}, '
-            f'transport: Maildir("{self.maildir}")),'
-        )
         self.room.write(
             chain("fast", [("tick", "true")], pause="5ms", output="Discard")
             + ", " + chain("chatty", [("talk", "seq 2000")], pause="5ms")
             + ", " + chain("bad", [("fail", f"cat {self.word} >&2; exit 1")], output="Discard",
                            fail="1h"),
-            log=log, rest=mail,
+            log=log, rest=self.room.mail(),
         )
         self.room.start(stderr=stderr)
 
     def mails(self, text):
-        letters = [path.read_text() for path in self.maildir.glob("**/new/*")]
-        return [letter for letter in letters if text in letter.replace("\n ", " ")]
+        return [letter for letter in self.room.letters() if text in letter]
 
     def fast_runs(self):
         chains = self.room.status()["chains"]

@@ -40,18 +40,12 @@ class TaskOutput(Story):
             b"NUL \0 ESC \x1b[31m BEL \x07\r\n.\r\n..\r\nFrom x\r\nSubject: forged\r\n"
             b"bidi \xe2\x80\xae C1 \xc2\x9b bad \xff\xfe\n" + b"x" * (1 << 20) + b"\nlast words\n"
         )
-        maildir = self.room.folder("maildir", MAIL_USER)
-        mail = (
-            f'mail: (from: "a@example.org", to: ["b@example.org"], user: {MAIL_USER}, '
-            f'transport: Maildir("{maildir}")),'
-        )
         self.room.write(
-            chain("hostile", [("say", f"cat {corpus} >&2; exit 1")], pause="2s"), rest=mail
+            chain("hostile", [("say", f"cat {corpus} >&2; exit 1")], pause="2s"), rest=self.room.mail()
         )
         self.room.start()
         self.room.until_said("last words")
-        letters = lambda: list(maildir.glob("**/new/*")) + list(maildir.glob("new/*"))
-        letter = until(letters, "a mail")[0].read_bytes()
+        letter = until(lambda: list(self.room.maildir.glob("**/new/*")), "a mail")[0].read_bytes()
         self.room.stop()
         log = self.room.said()
         for line in log.splitlines():
@@ -182,6 +176,92 @@ class MainLog(Story):
         self.assertEqual(runs, [str(n + 1) for n in range(len(runs))])
 
 
+class Forms(Story):
+    def test_the_words_at_debug_are_those_that_people_know(self):
+        self.room.write(chain("mail", [("send", "echo broken >&2; exit 1")]), rest=self.room.mail())
+        self.room.start()
+        self.room.until_said("Sent email to admins: First exception caught: broken")
+        until(lambda: self.room.letters(), "the mail")
+        self.assertIsNone(self.room.status()["master"]["mail_error"])
+        os.kill(self.room.child("chain mail"), signal.SIGKILL)
+        self.room.until_said("Found pidfile")
+        said = self.room.said()
+        for words in ("[chain mail] Wrote pidfile", "[send] Execution failed", "[send] Sleeping 1 seconds",
+                      "[send] Sent email to admins: First exception caught: broken",
+                      "[chain mail] Found pidfile"):
+            self.assertIn(f"DEBG {words}", said)
+
+    def test_under_journald_each_line_has_its_priority(self):
+        self.room.write(chain("mail", [("send", "echo said")]))
+        with open(self.room.path / "stderr", "ab") as stderr:
+            stat = os.fstat(stderr.fileno())
+            self.room.start(stderr=stderr, JOURNAL_STREAM=f"{stat.st_dev}:{stat.st_ino}")
+        self.room.until_said("[mail send 3 out] said")
+        self.room.stop()
+        levels = {}
+        for line in self.room.said().splitlines():
+            found = re.match(f"^<([0-7])>{TIME} ([A-Z]{{4}}) ", line)
+            self.assertTrue(found, line)
+            levels.setdefault(found[2], set()).add(found[1])
+        self.assertEqual(levels["INFO"], {"6"})
+        self.assertEqual(levels["DEBG"], {"7"})
+
+    def test_json_lines_have_keys_that_stay(self):
+        self.room.write(
+            chain("mail", [("send", "printf 'a\\000b\\n'; exit 3")]),
+            log="to: Stderr, level: Debug, format: Json",
+        )
+        self.room.start()
+        self.room.until_said("Execution failed")
+        self.room.stop()
+        records = [json.loads(line) for line in self.room.said().splitlines()]
+        for record in records:
+            self.assertEqual(list(record)[:3], ["ts", "level", "msg"])
+            self.assertRegex(record["ts"], f"^{TIME}$")
+            self.assertIn(record["level"], ("critical", "error", "warning", "info", "debug", "trace"))
+        line = next(one for one in records if one["msg"] == "a\\x00b")
+        self.assertEqual(list(line), ["ts", "level", "msg", "chain", "task", "run", "stream"])
+        self.assertEqual([line[key] for key in ("chain", "task", "run", "stream")], ["mail", "send", "1", "out"])
+        failed = next(one for one in records if one["msg"].endswith("Execution failed"))
+        self.assertEqual((failed["chain"], failed["task"], failed["level"]), ("mail", "send", "debug"))
+
+    def test_the_level_changes_without_a_restart(self):
+        body = chain("mail", [("send", "true")], upgrade_drain='"0s"')
+        self.room.write(body, log="to: Stderr, level: Info")
+        self.room.start()
+        until(lambda: self.room.runs() > 2, "runs")
+        self.assertNotIn("DEBG", self.room.said())
+        pid = self.room.master.pid
+        self.room.write(body, log="to: Stderr, level: Debug")
+        self.room.ctl("reload", "--wait")
+        self.room.until_said("DEBG [send] Execution succeeded")
+        self.assertEqual(self.room.status()["master"]["pid"], pid)
+
+
+class Many(Story):
+    def test_ten_thousand_lines_a_second_of_twenty_chains_are_written_or_counted(self):
+        logs = self.room.folder("log", LOG_USER)
+        main = logs / "master.log"
+        burst = "for k in 1 2 3; do seq 500; sleep 1; done"
+        self.room.write(
+            ", ".join(chain(f"c{n}", [("talk", burst)], pause="1h") for n in range(20)),
+            log=f'to: File("{main}"), level: Info',
+        )
+        self.room.start()
+        done = lambda: all(one["tasks"][0]["ok"] for one in self.room.status()["chains"])
+        until(done, "all bursts")
+        lost = sum(one["output_lost"] for one in self.room.status()["chains"])
+        took = max(one["tasks"][0]["last"]["seconds"] for one in self.room.status()["chains"])
+        self.assertLess(self.room.stop(), 8)
+        seen = re.findall(r"\[(c\d+) talk 1 out\] (\d+)\n", main.read_text())
+        print(f"\n  {len(seen)} lines in {took:.1f} s, {lost} lost and counted")
+        self.assertEqual(len(seen) + lost, 20 * 1500)
+        for n in range(20):
+            mine = [int(number) for name, number in seen if name == f"c{n}"]
+            if not lost:
+                self.assertEqual(mine, 3 * list(range(1, 501)))
+
+
 class Disk(Story):
     def test_a_full_disk_of_logs_stops_no_task_and_what_is_lost_is_counted(self):
         disk = self.room.tmpfs("disk", "size=64k")
@@ -190,16 +270,11 @@ class Disk(Story):
             path.mkdir()
             os.chown(path, owner, owner)
         main, mine = logs / "master.log", out / "mail.log"
-        maildir = self.room.folder("maildir", MAIL_USER)
-        mail = (
-            f'mail: (from: "a@example.org", to: ["b@example.org"], user: {MAIL_USER}, '
-            f'transport: Maildir("{maildir}")),'
-        )
         self.room.write(
             chain("mine", [("send", "seq 50")], pause="10ms", output=f'Lines("{mine}")')
             + ", "
             + chain("main", [("talk", "seq 200")], pause="10ms"),
-            log=f'to: File("{main}"), level: Trace', rest=mail,
+            log=f'to: File("{main}"), level: Trace', rest=self.room.mail(),
         )
         self.room.start()
         until(lambda: os.statvfs(disk).f_bavail == 0, "a full disk")
@@ -218,10 +293,9 @@ class Disk(Story):
         until(lambda: "lines dropped" in main.read_text(), "the output lane tells the loss")
         until(lambda: error() is None, "status shows no trouble")
         self.assertIsNone(self.room.status()["master"]["log_error"])
-        letters = lambda: [one.read_text().replace("\n ", " ") for one in maildir.glob("**/new/*")]
-        until(lambda: len(letters()) >= 4, "the mails")
+        until(lambda: len(self.room.letters()) >= 4, "the mails")
         self.room.stop()
-        subjects = sorted(re.search("Subject: (.*)", letter)[1] for letter in letters())
+        subjects = sorted(re.search("Subject: (.*)", letter)[1] for letter in self.room.letters())
         self.assertEqual(
             [re.sub("(to|log) .*", r"\1", subject) for subject in subjects],
             ["[chain mine] Cannot write output to", "[chain mine] The output is written again",
@@ -273,6 +347,51 @@ class Disk(Story):
         for path in left:
             path.unlink()
         until(lambda: mine.exists() and mine.stat().st_size < 9000, "rotation goes on")
+
+    def test_a_full_spool_keeps_every_notice_until_there_is_room(self):
+        # The spool, the mailbox and the state lie on one disk, so nothing can take the mail.
+        disk = self.room.tmpfs("disk", "size=256k")
+        box = disk / "box"
+        box.mkdir()
+        os.chown(box, MAIL_USER, MAIL_USER)
+        state = disk / "state"
+        mail = (
+            f'mail: (from: "a@example.org", to: ["b@example.org"], user: {MAIL_USER}, '
+            f'transport: Maildir("{box}")),'
+        )
+        gate = self.room.path / "gate"
+        self.room.write(
+            chain("bad", [("fail", f"test ! -e {gate} || {{ echo lost words >&2; exit 1; }}")])
+            + ", " + chain("good", [("tick", "true")]),
+            rest=mail, state_root=state,
+        )
+        self.room.start()
+        until(lambda: self.room.runs(0) > 2, "runs")
+        filler = os.open(disk / "filler", os.O_CREAT | os.O_WRONLY)
+        try:
+            while True:
+                os.write(filler, b"x" * 4096)
+        except OSError:
+            os.close(filler)
+        gate.touch()
+        master = lambda: self.room.status()["master"]
+        error = until(lambda: master()["mail_error"], "status shows the trouble")
+        self.assertRegex(error, "(?i)no space|no room|full")
+        self.assertEqual(master()["mail_waiting"], 1)
+        # It survives an upgrade, and the chains go on.
+        self.room.ctl("reload", "--wait", "--force")
+        before = self.room.runs(1)
+        until(lambda: self.room.runs(1) > before + 5, "runs go on")
+        self.assertEqual(list(box.glob("**/new/*")), [])
+        gate.unlink()
+        (disk / "filler").unlink()
+        told = lambda: [one.read_text() for one in box.glob("**/new/*")]
+        until(lambda: any("lost words" in letter for letter in told()), "the notice")
+        until(lambda: master()["mail_waiting"] == 0 and master()["mail_error"] is None, "all is well")
+        # One of each generation, and each once.
+        firsts = [letter for letter in told() if "X-Runner-Notice: FIRST" in letter]
+        self.assertEqual(len(firsts), 2)
+        self.assertEqual(len({re.search("(?i)message-id: (.*)", letter)[1] for letter in firsts}), 2)
 
     def test_a_run_root_that_is_full_stops_nothing(self):
         disk = self.room.tmpfs("run", "size=256k")

@@ -43,7 +43,8 @@ impl Ground {
     pub(super) fn prepare(config: &Config) -> Result<Ground, String> {
         let run_root = folder(&config.run_root, 0o755, 0o022, "run_root")?;
         let locks = folder(&config.run_root.join("lock"), 0o700, 0o077, "the lock folder")?;
-        let state = folder(&config.state_root, 0o700, 0o022, "state_root")?;
+        // Others may pass through it: the spool of the mail account lies in it by default.
+        let state = folder(&config.state_root, 0o711, 0o022, "state_root")?;
         if fs::is_remote(&run_root).unwrap_or(false) {
             return Err(format!(
                 "cannot use run_root {}: it lies on a network file system, where locks cannot be \
