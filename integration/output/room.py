@@ -105,9 +105,12 @@ class Room:
         except AssertionError as never:
             raise AssertionError(f"{never}\n{self.said()[-3000:]}") from None
 
+    def ctl_words(self):
+        return [BIN / "runnerctl", "-c", self.path / "runner.ron"]
+
     def ctl(self, *words, check=True):
         done = subprocess.run(
-            [BIN / "runnerctl", "-c", self.path / "runner.ron", *words],
+            [*self.ctl_words(), *words],
             capture_output=True, text=True, timeout=30,
         )
         if check and done.returncode not in (0, 150):

@@ -106,9 +106,8 @@ class TaskOutput(Story):
         )
         self.room.start()
         until(out.exists, "the file")
-        config = self.room.path / "runner.ron"
         follow = subprocess.Popen(
-            [self.room_bin("runnerctl"), "-c", config, "logs", "mail", "-f", "-n", "0", "--stream", "out"],
+            [*self.room.ctl_words(), "logs", "mail", "-f", "-n", "0", "--stream", "out"],
             stdout=subprocess.PIPE, text=True,
         )
         self.addCleanup(follow.wait)
@@ -128,11 +127,6 @@ class TaskOutput(Story):
             self.assertRegex(old.readline(), f"^{TIME} mail send ")
         apart = self.room.ctl("logs", "mail", "--stream", "err", "-n", "5")
         self.assertEqual({text.split(": ", 1)[1] for text in apart.splitlines()}, {"odd"})
-
-    def room_bin(self, name):
-        from room import BIN
-
-        return BIN / name
 
 
 class MainLog(Story):
