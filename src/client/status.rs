@@ -93,8 +93,11 @@ fn note(chain: &ChainStatus, now: SystemTime) -> String {
         None => {}
     }
     if notes.is_empty() {
-        let ok: u64 = chain.tasks.iter().map(|task| task.ok).sum();
-        let failed: u64 = chain.tasks.iter().map(|task| task.failed).sum();
+        // What a chain says of itself may be any number.
+        let sum = |of: fn(&TaskStatus) -> u64| {
+            chain.tasks.iter().fold(0_u64, |sum, task| sum.saturating_add(of(task)))
+        };
+        let (ok, failed) = (sum(|task| task.ok), sum(|task| task.failed));
         notes.push(format!("{ok} ok, {failed} failed"));
     }
     notes.join("; ")

@@ -365,6 +365,28 @@ impl KV for Pairs {
     }
 }
 
+/// A packet as the log will say it: its text, then its keys and values. `of_tasks`: it came by the
+/// output lane of a chain named `chain`. `json`: for the JSON form, else for text, where all of it is safe. The door by
+/// which tests and fuzzers reach the readers.
+///
+/// # Errors
+/// When the packet says nothing.
+#[doc(hidden)]
+pub fn told(
+    packet: &[u8],
+    of_tasks: bool,
+    json: bool,
+) -> Result<(String, Vec<(String, String)>), String> {
+    let packet = Packet { bytes: packet, chain: "chain" };
+    let line = match (of_tasks, json) {
+        (false, true) => record(packet),
+        (false, false) => record_text(packet),
+        (true, true) => output_pairs(packet),
+        (true, false) => output_text(packet),
+    }?;
+    Ok((line.text, line.pairs.0))
+}
+
 /// A packet of the master's lane.
 fn record(packet: Packet<'_>) -> Result<Line, String> {
     let record = Record::decode(packet.bytes)?;

@@ -18,19 +18,22 @@ const BODY: usize = 1 << 20;
 
 /// A message ready to send.
 #[derive(Debug, Clone)]
-pub(super) struct Letter {
+pub struct Letter {
     /// The envelope's sender, an address alone.
-    pub(super) from: lettre::Address,
+    pub from: lettre::Address,
     /// The recipient.
-    pub(super) to: lettre::Address,
+    pub to: lettre::Address,
     /// The subject as sent.
-    pub(super) subject: String,
+    pub subject: String,
     /// The message, lines ended by CRLF.
-    pub(super) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// Builds the message for one recipient. `host` is this machine's name, for Message-ID.
-pub(super) fn build(
+///
+/// # Errors
+/// When an address is none.
+pub fn build(
     envelope: &Envelope,
     to: &str,
     from: &str,

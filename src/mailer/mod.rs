@@ -16,7 +16,7 @@ mod desk;
 mod digest;
 mod flight;
 mod ledger;
-mod message;
+pub mod message;
 mod sandbox;
 mod setup;
 pub mod spool;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::sys::peer::Peer;
 use crate::sys::poll::{Epoll, Interest};
-use crate::wire::control::{MAX_REQUEST, Request};
+use crate::wire::control::MAX_REQUEST;
 use crate::wire::time::Timestamp;
 
 #[derive(Debug)]
@@ -102,15 +102,4 @@ impl Connection {
             epoll.remove(&self.stream);
         }
     }
-}
-
-/// Decodes a request. Total: any bytes give a request or what is wrong with them.
-///
-/// # Errors
-/// When the line is too long, not JSON, or no request that this version knows.
-pub(super) fn decode(line: &[u8]) -> Result<Request, String> {
-    if line.len() > MAX_REQUEST {
-        return Err(format!("cannot read the request: it is longer than {MAX_REQUEST} bytes"));
-    }
-    serde_json::from_slice(line).map_err(|cause| format!("cannot read the request: {cause}"))
 }

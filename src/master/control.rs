@@ -21,7 +21,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::connection::{Connection, Progress, State, decode};
+use super::connection::{Connection, Progress, State};
 use crate::sys::peer::{Peer, peer};
 use crate::sys::poll::{Epoll, Interest};
 use crate::wire::control::{Answer, Request, SOCKET};
@@ -340,7 +340,7 @@ impl ControlServer {
         connection.deadline = now + LONGEST_WORK;
         // Unwatched while the master works: a client that closed its end would be ready for ever.
         connection.unwatch(epoll);
-        match decode(line) {
+        match Request::decode(line) {
             Ok(request) => Some(Asked { id, peer: connection.peer.clone(), request }),
             Err(error) => {
                 self.answer(epoll, id, &Answer::Refused { error, exit: 2 }, true, now);

@@ -8,7 +8,6 @@ use crate::policy::supervisor::Resume;
 use crate::sys::socket::{self, Received};
 use crate::wire::outcome::Outcome;
 use crate::wire::report::{MAX_PACKET, Report, RunEnd, decode};
-use crate::wire::safe::safe_line;
 use crate::wire::time::Timestamp;
 
 /// Packets taken from one chain per turn: a flood delays nobody else.
@@ -16,9 +15,6 @@ const PER_TURN: usize = 64;
 
 /// Bad packets of one chain that are told.
 const TOLD: u64 = 5;
-
-/// The longest line of a chain that goes into the log, in bytes.
-const MAX_LINE: usize = 1000;
 
 impl Master {
     /// A bounded number of reports of one chain.
@@ -81,28 +77,24 @@ impl Master {
 
     fn take_report(&mut self, chain: &str, report: Report) {
         let now = now();
-        match report {
+        match report.bounded(now) {
             Report::Ready => self.supervisor.ready(chain, now),
-            Report::CannotStart { what } => {
-                self.supervisor.cannot_start(chain, &one_line(&what, MAX_LINE));
-            }
+            Report::CannotStart { what } => self.supervisor.cannot_start(chain, &what),
             Report::Started { run, task, at } => {
                 if !self.has_task(chain, &task) {
                     return;
                 }
-                let at = at.min(now);
                 self.supervisor.run_started(chain, &task, at);
                 self.desk.run_started(chain, &task, run, at);
             }
             Report::Ended(end) => self.take_end(chain, end, now),
             Report::Cooling { next, until, after_failure } => {
                 self.tell_sleep(chain, until, now);
-                let resume = Resume { next: bounded(next), until: Some(until), after_failure };
+                let resume = Resume { next, until: Some(until), after_failure };
                 self.supervisor.cooling(chain, resume, now);
             }
             Report::Leaving { next, until, after_failure, signal } => {
-                let resume = Resume { next: bounded(next), until, after_failure };
-                self.supervisor.leaving(chain, resume, signal);
+                self.supervisor.leaving(chain, Resume { next, until, after_failure }, signal);
             }
             Report::Said { level, text } => {
                 let level = match level.as_str() {
@@ -111,13 +103,11 @@ impl Master {
                     "info" => Level::Info,
                     _ => Level::Debug,
                 };
-                let text = one_line(&text, MAX_LINE);
                 self.log.say(level, Some(chain), None, &text);
             }
             Report::Options { tasks } => self.take_options(chain, tasks),
             Report::Lost { lines, cause, main } => self.take_loss(chain, lines, cause, main),
             Report::Leftovers { task, count, ended } => {
-                let task = one_line(&task, 100);
                 let what = if ended {
                     format!("left {count} processes behind; they were ended")
                 } else {
@@ -131,7 +121,6 @@ impl Master {
     /// Lines of a chain that nobody can read: in its own file, or in the main log, whose trouble is
     /// told as such.
     fn take_loss(&mut self, chain: &str, lines: u64, cause: Option<String>, main: bool) {
-        let cause = cause.map(|cause| one_line(&cause, MAX_LINE));
         let loss = self.losses.entry(chain.to_owned()).or_default();
         loss.lines = loss.lines.saturating_add(lines);
         let lost = loss.lines;
@@ -156,25 +145,17 @@ impl Master {
         self.chain(chain).is_none_or(|chain| chain.tasks.iter().any(|known| known.name == task))
     }
 
-    fn take_end(&mut self, chain: &str, mut end: RunEnd, now: Timestamp) {
-        // What a chain says of time is believed as far as it is possible.
-        end.ended = end.ended.min(now);
-        end.started = end.started.min(end.ended);
-        end.count = end.count.max(1);
-        if end.outcome == Outcome::Interrupted {
-            end.success = false;
-        }
+    fn take_end(&mut self, chain: &str, end: RunEnd, now: Timestamp) {
         let completed = end.outcome != Outcome::Interrupted;
         let failed = completed && !end.success;
         let text = match (failed, completed) {
-            (true, _) => "Execution failed".to_owned(),
-            (false, true) => "Execution succeeded".to_owned(),
-            (false, false) => "Execution interrupted".to_owned(),
+            (true, _) => "Execution failed",
+            (false, true) => "Execution succeeded",
+            (false, false) => "Execution interrupted",
         };
-        let task = one_line(&end.task, 100);
-        self.log.say(Level::Debug, Some(chain), Some(&task), &text);
+        self.log.say(Level::Debug, Some(chain), Some(&end.task), text);
         if let Some(link) = self.links.get_mut(chain) {
-            link.last_task = Some(task);
+            link.last_task = Some(end.task.clone());
         }
         self.supervisor.run_ended(chain, completed);
         self.desk.run_ended(chain, &end, now);
@@ -195,18 +176,4 @@ impl Master {
         let task = self.links.get(chain).and_then(|link| link.last_task.clone());
         self.log.say(Level::Debug, Some(chain), task.as_deref(), &text);
     }
-}
-
-/// A name that a chain sent: compared with the list of tasks, and never longer than one.
-fn bounded(name: String) -> String {
-    cut(&name, 101).to_owned()
-}
-
-fn one_line(text: &str, most: usize) -> String {
-    safe_line(cut(text, most)).into_owned()
-}
-
-fn cut(text: &str, most: usize) -> &str {
-    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
 }

@@ -28,6 +28,8 @@ mod logger;
 mod options;
 mod post;
 mod reap;
+#[doc(hidden)]
+pub mod reread;
 mod resume;
 mod spawn;
 mod state;

@@ -23,7 +23,7 @@ const DELAY: Duration = Duration::from_secs(1);
 
 /// The file.
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+pub(super) struct State {
     version: u32,
     boot: String,
     /// The clocks at the moment of writing.
@@ -33,6 +33,16 @@ struct State {
     /// Chains that are paused, with the time of a pause that ends by itself.
     #[serde(default)]
     pauses: Vec<(String, Option<WallTime>)>,
+}
+
+impl State {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub(super) fn decode(bytes: &[u8]) -> Result<State, String> {
+        serde_json::from_slice(bytes).map_err(|cause| cause.to_string())
+    }
 }
 
 /// When to write.
@@ -148,7 +158,7 @@ impl Master {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return,
             Err(cause) => return self.log.warn(&format!("cannot read my old state: {cause}")),
         };
-        let state: State = match serde_json::from_slice(&bytes) {
+        let state = match State::decode(&bytes) {
             Ok(state) => state,
             Err(cause) => {
                 self.log.warn(&format!("my old state is damaged and set aside: {cause}"));

@@ -98,7 +98,12 @@ impl Holder {
     fn read(mut lock: &File) -> Option<Holder> {
         let mut text = Vec::new();
         lock.rewind().and_then(|()| lock.take(65_536).read_to_end(&mut text)).ok()?;
-        serde_json::from_slice(&text).ok()
+        Holder::decode(&text)
+    }
+
+    /// `None`: a damaged text says nothing of its holder; the lock does.
+    pub(super) fn decode(text: &[u8]) -> Option<Holder> {
+        serde_json::from_slice(text).ok()
     }
 }
 

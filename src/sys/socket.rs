@@ -11,6 +11,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
 };
 
+use super::poll::is_hung_up;
+
 /// What a receive gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
@@ -61,8 +63,8 @@ fn send_with(socket: impl AsFd, packet: &[u8], flags: SendFlags) -> io::Result<b
     }
 }
 
-/// Receives one packet without waiting. An empty packet looks like a closed end; nobody here sends
-/// one.
+/// Receives one packet without waiting. recv(2) tells an empty packet and a closed end alike; here
+/// only an end that is closed is: whoever shares a lane could otherwise close it for everybody.
 ///
 /// # Errors
 /// When the socket is broken.
@@ -81,6 +83,7 @@ pub fn receive_packet_waiting(socket: impl AsFd, buffer: &mut [u8]) -> io::Resul
 fn receive_with(socket: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<Received> {
     loop {
         match recv(&socket, &mut *buffer, flags | RecvFlags::TRUNC) {
+            Ok((_, 0)) if !is_hung_up(socket.as_fd()) => return Ok(Received::Packet(0)),
             Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(Received::Closed),
             Ok((_, length)) if length > buffer.len() => return Ok(Received::Oversized),
             Ok((_, length)) => return Ok(Received::Packet(length)),
@@ -147,4 +150,22 @@ pub fn make_room(socket: impl AsFd, bytes: usize) {
 /// Tells the other end that nothing more comes (shutdown(2)); receiving goes on.
 pub fn close_sending(socket: impl AsFd) {
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_packet_is_no_end() {
+        let (here, there) = packet_pair().unwrap();
+        assert!(send_packet(&there, b"").unwrap() && send_packet(&there, b"more").unwrap());
+        let mut buffer = [0; 8];
+        let mut receive = || receive_packet(&here, &mut buffer).unwrap();
+        assert_eq!(receive(), Received::Packet(0));
+        assert_eq!(receive(), Received::Packet(4));
+        assert_eq!(receive(), Received::Empty);
+        drop(there);
+        assert_eq!(receive(), Received::Closed);
+    }
 }

@@ -127,6 +127,19 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Decodes one line. Total: any bytes give a request or what is wrong with them.
+    ///
+    /// # Errors
+    /// When it is longer than [`MAX_REQUEST`], not JSON, or no request that this version knows.
+    pub fn decode(line: &[u8]) -> Result<Request, String> {
+        if line.len() > MAX_REQUEST {
+            return Err(format!("cannot read the request: it is longer than {MAX_REQUEST} bytes"));
+        }
+        serde_json::from_slice(line).map_err(|cause| format!("cannot read the request: {cause}"))
+    }
+}
+
 /// When `reload` answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::Outcome;
+use super::safe::safe_line;
 use super::time::{Timestamp, WallTime};
 use super::worker::Options;
 
@@ -22,6 +23,13 @@ pub const MAX_TAIL: usize = 4 * 1024;
 
 /// The bytes of a MESSAGE.
 pub const MAX_MESSAGE: usize = 240;
+
+/// The bytes of a line for the log, before unsafe characters become escapes.
+const MAX_LINE: usize = 1000;
+
+/// The bytes of a task's name: one more than the longest that a configuration may have, so that a
+/// longer one stays a stranger when it is cut.
+const MAX_NAME: usize = 101;
 
 /// A report of a chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +108,38 @@ pub enum Report {
     },
 }
 
+impl Report {
+    /// The report as far as it is possible: no run began or ended after `now`, no run ended before
+    /// it began or stands for less than one, an interrupted run is no success, and names and lines
+    /// for the log are short and safe. What is left is the chain's own word for itself.
+    #[must_use]
+    pub fn bounded(self, now: Timestamp) -> Report {
+        match self {
+            Report::Ready => Report::Ready,
+            Report::CannotStart { what } => Report::CannotStart { what: line(&what, MAX_LINE) },
+            Report::Started { run, task, at } => {
+                Report::Started { run, task: line(&task, MAX_NAME), at: at.min(now) }
+            }
+            Report::Ended(end) => Report::Ended(end.bounded(now)),
+            Report::Cooling { next, until, after_failure } => {
+                Report::Cooling { next: line(&next, MAX_NAME), until, after_failure }
+            }
+            Report::Leaving { next, until, after_failure, signal } => {
+                Report::Leaving { next: line(&next, MAX_NAME), until, after_failure, signal }
+            }
+            Report::Said { level, text } => Report::Said { level, text: line(&text, MAX_LINE) },
+            Report::Options { tasks } => Report::Options { tasks },
+            Report::Lost { lines, cause, main } => {
+                let cause = cause.map(|cause| line(&cause, MAX_LINE));
+                Report::Lost { lines, cause, main }
+            }
+            Report::Leftovers { task, count, ended } => {
+                Report::Leftovers { task: line(&task, MAX_NAME), count, ended }
+            }
+        }
+    }
+}
+
 /// The end of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunEnd {
@@ -138,6 +178,23 @@ pub struct RunEnd {
 
 fn one() -> u64 {
     1
+}
+
+impl RunEnd {
+    fn bounded(mut self, now: Timestamp) -> RunEnd {
+        self.task = line(&self.task, MAX_NAME);
+        self.ended = self.ended.min(now);
+        self.started = self.started.min(self.ended);
+        self.count = self.count.max(1);
+        self.success &= self.outcome != Outcome::Interrupted;
+        self
+    }
+}
+
+/// At most `most` bytes of a text, then safe.
+fn line(text: &str, most: usize) -> String {
+    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end));
+    safe_line(&text[..end.unwrap_or(0)]).into_owned()
 }
 
 /// What the master tells a chain beside signals.

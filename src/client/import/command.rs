@@ -5,6 +5,12 @@ use super::lex::{Part, Placed, Token, Variables, is_name, lex};
 use super::prefix::{become_user, strip};
 use super::redirect::redirections;
 
+/// The longest value of a variable that is put in, in bytes.
+const MAX_VALUE: usize = 4096;
+
+/// A line that is longer is left with the variables that it still has, in bytes.
+const MAX_LINE: usize = 64 * 1024;
+
 /// What ends at a newline, `;` or `&`: commands joined by `&&`, `||` and `|`.
 #[derive(Debug)]
 pub(super) struct Statement<'t> {
@@ -77,7 +83,10 @@ impl Statement<'_> {
             let word = variables.expand(parts);
             match word.split_once('=') {
                 Some((name, value)) if is_name(name) => {
-                    found.push((name.to_owned(), value.to_owned()))
+                    // Doubled again and again, it would fill the memory.
+                    if value.len() <= MAX_VALUE {
+                        found.push((name.to_owned(), value.to_owned()));
+                    }
                 }
                 _ if at == 0 && matches!(word.as_str(), "export" | "local" | "readonly") => {}
                 _ => return false,
@@ -126,7 +135,9 @@ pub(super) fn interpret(
 fn inline(text: &str, variables: &mut Variables) -> String {
     let mut line = text.replace("\\\n", " ");
     for (name, value) in &variables.known {
-        line = line.replace(&format!("${{{name}}}"), value);
+        if line.len() <= MAX_LINE {
+            line = line.replace(&format!("${{{name}}}"), value);
+        }
         let mut from = 0;
         let pattern = format!("${name}");
         while let Some(found) = line[from..].find(&pattern) {
@@ -134,6 +145,8 @@ fn inline(text: &str, variables: &mut Variables) -> String {
             let longer = line[end..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
             if longer {
                 from = end;
+            } else if line.len() > MAX_LINE {
+                break;
             } else {
                 line.replace_range(start..end, value);
                 from = start + value.len();

@@ -151,7 +151,8 @@ fn schedule(line: &str) -> Option<(Option<u64>, bool, &str)> {
 
 fn period([minute, hour, day, month, weekday]: [&str; 5]) -> (u64, bool) {
     let step = |field: &str| {
-        field.strip_prefix("*/").and_then(|n| n.parse::<u64>().ok()).filter(|n| *n > 0)
+        let number = field.strip_prefix("*/").and_then(|n| n.parse::<u64>().ok());
+        number.filter(|n| (1..=60).contains(n))
     };
     let times = |field: &str| field.split(',').count() as u64;
     let free = |field: &str| field == "*";

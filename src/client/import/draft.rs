@@ -1,6 +1,9 @@
 //! Chains as far as another program's file tells them, and the RON that says the same.
 
 use std::fmt::Write;
+use std::path::Path;
+
+use crate::config::{self, Defaults, Severity};
 
 /// A chain to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +64,42 @@ impl Draft {
         }
     }
 
+    /// What the configuration would refuse becomes a note: a mask, a time, a name of another
+    /// program's is not always one of ours.
+    fn settle_values(&mut self) {
+        if let Some(user) = &self.user
+            && let Err(why) = accepted("user", &account(user))
+        {
+            self.note(format!("Put the user in: {why}."));
+            self.user = Some("nobody".to_owned());
+        }
+        if let Some(why) = self.cwd.as_ref().and_then(|cwd| accepted("cwd", &text(cwd)).err()) {
+            self.note(format!("Put the working folder in: {why}."));
+            self.cwd = None;
+        }
+        let mut notes = Vec::new();
+        let mut keep = |field: &str, value: &str| {
+            accepted(field, value).map_err(|why| notes.push(format!("Left out: {why}."))).is_ok()
+        };
+        self.path.retain(|folder| keep("path", &list(std::slice::from_ref(folder))));
+        let mut env: Vec<(String, String)> = Vec::new();
+        for (name, value) in self.env.drain(..) {
+            if keep("env", &variables(&[(name.clone(), value.clone())])) {
+                // The last one counts.
+                env.retain(|(known, _)| *known != name);
+                env.push((name, value));
+            }
+        }
+        self.env = env;
+        self.fields.retain(|(field, value)| keep(field, value));
+        for task in &mut self.tasks {
+            task.fields.dedup_by_key(|(field, _)| *field);
+            task.fields.retain(|(field, value)| keep(field, value));
+        }
+        self.tasks.retain(|task| keep("tasks", &format!("[(name: \"t\", {})]", task.what.ron())));
+        notes.into_iter().for_each(|note| self.note(note));
+    }
+
     /// What makes names unique and legal, inside the chain and among `taken`.
     fn settle_names(&mut self, taken: &mut Vec<String>) {
         let mut names: Vec<String> = vec![];
@@ -72,6 +111,41 @@ impl Draft {
         let name = fresh(&wanted, taken);
         taken.push(name.clone());
         self.name = Some(name);
+    }
+}
+
+impl What {
+    fn ron(&self) -> String {
+        match self {
+            What::Run(argv) => format!("run: {}", list(argv)),
+            What::Sh(line) => format!("sh: {}", text(line)),
+        }
+    }
+}
+
+/// Settles what each draft says; one that is left without a task is none.
+pub(super) fn settle(drafts: &mut Vec<Draft>) {
+    for draft in drafts.iter_mut() {
+        draft.settle_values();
+    }
+    drafts.retain(|draft| !draft.tasks.is_empty());
+}
+
+/// Whether a chain may say this.
+///
+/// # Errors
+/// Why not.
+fn accepted(field: &str, value: &str) -> Result<(), String> {
+    let tasks = if field == "tasks" { "" } else { "tasks: [(name: \"t\", sh: \"x\")]" };
+    let user = if field == "user" { "" } else { "user: Current, " };
+    let text = format!("(chains: [({field}: {value}, {user}{tasks})])");
+    let folder = Some(Path::new("/run").to_owned());
+    let (run_root, state_root) = (folder.clone(), folder);
+    let who = Defaults { as_root: true, uid: 0, user: None, run_root, state_root };
+    let problems = config::parse(Path::new("/import.ron"), &text, &who).problems;
+    match problems.into_iter().find(|problem| problem.severity == Severity::Error) {
+        Some(problem) => Err(problem.message),
+        None => Ok(()),
     }
 }
 
@@ -110,7 +184,7 @@ fn chain(out: &mut String, draft: &Draft) {
     if let Some(name) = &draft.name {
         field("name", &text(name));
     }
-    let user = draft.user.as_ref().map_or("Current".to_owned(), |user| text(user));
+    let user = draft.user.as_ref().map_or("Current".to_owned(), |user| account(user));
     field("user", &user);
     if let Some(cwd) = &draft.cwd {
         field("cwd", &text(cwd));
@@ -119,9 +193,7 @@ fn chain(out: &mut String, draft: &Draft) {
         field("path", &list(&draft.path));
     }
     if !draft.env.is_empty() {
-        let pairs =
-            draft.env.iter().map(|(name, value)| format!("{}: {}", text(name), text(value)));
-        field("env", &format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", ")));
+        field("env", &variables(&draft.env));
     }
     for (name, value) in &draft.fields {
         field(name, value);
@@ -129,11 +201,7 @@ fn chain(out: &mut String, draft: &Draft) {
     out.push_str("            tasks: [\n");
     for task in &draft.tasks {
         comment(out, 4, &task.notes);
-        let what = match &task.what {
-            What::Run(argv) => format!("run: {}", list(argv)),
-            What::Sh(line) => format!("sh: {}", text(line)),
-        };
-        let _ = write!(out, "                (name: {}, {what}", text(&task.name));
+        let _ = write!(out, "                (name: {}, {}", text(&task.name), task.what.ron());
         for (name, value) in &task.fields {
             let _ = write!(out, ", {name}: {value}");
         }
@@ -152,6 +220,20 @@ fn comment(out: &mut String, depth: usize, lines: &[String]) {
 /// A text in RON.
 pub(super) fn text(text: &str) -> String {
     format!("{:?}", text.replace('\0', ""))
+}
+
+/// An account in RON: a number is an id.
+fn account(user: &str) -> String {
+    match user.parse::<u32>() {
+        Ok(id) if user.bytes().all(|byte| byte.is_ascii_digit()) => id.to_string(),
+        _ => text(user),
+    }
+}
+
+/// Variables in RON.
+fn variables(pairs: &[(String, String)]) -> String {
+    let pairs = pairs.iter().map(|(name, value)| format!("{}: {}", text(name), text(value)));
+    format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
 }
 
 /// A list of texts in RON.

@@ -38,11 +38,12 @@ pub fn import(path: &Path, text: &str, kind: Option<Kind>) -> Result<String, Str
             Kind::Shell
         }
     });
-    let (drafts, other) = match kind {
+    let (mut drafts, other) = match kind {
         Kind::Shell => shell::import(text),
         Kind::Supervisord => supervisord::import(text),
         Kind::Crontab => crontab::import(text, path.starts_with("/etc")),
     };
+    draft::settle(&mut drafts);
     if drafts.is_empty() {
         return Err(format!(
             "cannot import {}: it starts nothing that could become a chain",

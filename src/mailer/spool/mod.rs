@@ -25,8 +25,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use self::listing::{Entry, list};
-use self::names::is_mail_name;
-pub(super) use self::names::{hash, safe_id};
+pub use self::names::{hash, is_mail_name, safe_id};
 use super::digest::More;
 use crate::sys::folder::{Folder, wait_flock};
 use crate::wire::mail::{Envelope, NoticeKind};

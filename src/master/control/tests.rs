@@ -260,6 +260,6 @@ fn a_path_that_no_socket_can_have_is_told() {
 proptest::proptest! {
     #[test]
     fn any_bytes_are_a_request_or_an_error(bytes: Vec<u8>) {
-        let _ = decode(&bytes);
+        let _ = Request::decode(&bytes);
     }
 }

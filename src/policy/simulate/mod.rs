@@ -99,11 +99,11 @@ impl<'a> Stage<'a> {
 
     fn end(&mut self, run: &Run<'_>) {
         self.advance(run.ended);
-        self.runs += run.count;
+        self.runs = self.runs.saturating_add(run.count);
         let failed = !run.success && run.outcome != Outcome::Interrupted;
         let (mut fingerprint, mut message) = (String::new(), String::new());
         if failed {
-            self.failed += run.count;
+            self.failed = self.failed.saturating_add(run.count);
             let finding = super::fingerprint::of(&run.outcome, run.stderr.as_bytes());
             (fingerprint, message) = (finding.fingerprint, finding.message);
         }

@@ -182,8 +182,9 @@ impl Supervisor {
         }
     }
 
+    /// A chain that goes stays on its way, whatever an operator wants of it.
     fn set_wanted(&mut self, chain: &str, wanted: Wanted) {
-        if let Some(slot) = self.slots.get_mut(chain) {
+        if let Some(slot) = self.slots.get_mut(chain).filter(|slot| slot.wanted != Wanted::Gone) {
             slot.wanted = wanted;
         }
     }

@@ -291,3 +291,20 @@ fn a_process_that_leaves_before_it_is_ready_because_it_was_told_to_has_not_faile
     assert_eq!(supervisor.take_actions(), [Action::EndStrays { chain: "a".into() }]);
     assert!(supervisor.slot("a").is_some_and(|slot| !slot.was_ready));
 }
+
+#[test]
+fn a_removed_chain_that_an_operator_stops_or_pauses_is_forgotten_all_the_same() {
+    for stop in [true, false] {
+        let mut supervisor = up();
+        reconcile(&mut supervisor, &["b"], at(5));
+        if stop {
+            supervisor.stop_chain("a", true, at(6));
+        } else {
+            supervisor.pause_chain("a", at(6));
+        }
+        supervisor.take_actions();
+        supervisor.exited("a", ExitReason::Code(0), at(7));
+        supervisor.cleared("a", at(7));
+        assert!(supervisor.take_actions().contains(&Action::Forget { chain: "a".into() }));
+    }
+}
