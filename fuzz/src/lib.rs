@@ -13,8 +13,11 @@ mod rotation;
 mod talk;
 mod texts;
 
+/// Panics where something does not hold of the bytes.
+pub type Property = fn(&[u8]);
+
 /// Every target: its name, which is that of its folder in `corpus`, and its property.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Property)] = &[
     ("answers", talk::answers),
     ("config", configuration::config),
     ("env_file", configuration::env_file),

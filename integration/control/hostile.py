@@ -18,8 +18,9 @@ def ask(path, request=b'{"verb":"status"}\n', patience=20.0):
     """The first line of the master's answer, and how long it took."""
     begin = time.monotonic()
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(patience)
+        # As runnerctl does, which waits for its turn in the queue.
         client.connect(str(path))
+        client.settimeout(patience)
         with contextlib.suppress(OSError):
             client.sendall(request)
         answer = b""

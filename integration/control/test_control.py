@@ -52,11 +52,15 @@ class Attack(Case):
         pid = self.master.pid
         return len(os.listdir(f"/proc/{pid}/fd")), int(status_field(pid, "VmRSS")[0]) * 1024
 
+    def open(self):
+        folder = self.path(f"/proc/{self.master.pid}/fd")
+        return [os.readlink(entry) for entry in folder.iterdir()]
+
     def expect_unharmed(self, memory=16 * MIB):
         """The same process, its descriptors as before (within the patience for slow clients), its
         memory hardly more, no child that waits to be reaped, and nothing unexpected in the log."""
         self.assertTrue(alive(self.master.pid), self.log()[-3000:])
-        wait_for(f"descriptors: {self.before[0]} before, {self.measure()[0]} now",
+        wait_for(f"descriptors: {self.before[0]} before, {self.open()} now",
                  lambda: self.measure()[0] <= self.before[0] + 1, 30)
         self.assertLess(self.measure()[1] - self.before[1], memory)
         answer, took = ask(self.socket)

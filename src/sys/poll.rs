@@ -173,9 +173,11 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-/// Whether the other end of a socket or pipe is closed, although there may be something to read.
+/// Whether the other end of a socket or pipe is closed or sends no more (shutdown(2)), although
+/// there may be something to read.
 pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
+    poll(&mut polled, Some(&now)).is_ok()
+        && polled[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP)
 }

@@ -165,6 +165,10 @@ mod tests {
         assert_eq!(receive(), Received::Packet(0));
         assert_eq!(receive(), Received::Packet(4));
         assert_eq!(receive(), Received::Empty);
+        assert!(send_packet(&there, b"last").unwrap());
+        close_sending(&there);
+        assert_eq!(receive(), Received::Packet(4));
+        assert_eq!(receive(), Received::Closed);
         drop(there);
         assert_eq!(receive(), Received::Closed);
     }

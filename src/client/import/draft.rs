@@ -79,7 +79,9 @@ impl Draft {
         }
         let mut notes = Vec::new();
         let mut keep = |field: &str, value: &str| {
-            accepted(field, value).map_err(|why| notes.push(format!("Left out: {why}."))).is_ok()
+            accepted(field, value)
+                .map_err(|why| notes.push(format!("Left out: {field}: {value} ({why}).")))
+                .is_ok()
         };
         self.path.retain(|folder| keep("path", &list(std::slice::from_ref(folder))));
         let mut env: Vec<(String, String)> = Vec::new();

@@ -111,3 +111,20 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_configuration_would_refuse_becomes_a_comment() {
+    let file = "[program:web]\ncommand=/usr/bin/web\nuser=1000\numask=rwx\nstopsignal=NONSENSE\n\
+                environment=A=\"1\",A=\"2\",B C=\"3\"\n[program:db]\ncommand=/usr/bin/db\nuser=a/b\n";
+    let made = import(Path::new("x.conf"), file, None).unwrap();
+    for kept in ["user: 1000,", "env: { \"A\": \"2\", \"B C\": \"3\" },", "user: \"nobody\","] {
+        assert!(made.contains(kept), "{kept} in {made}");
+    }
+    for told in [
+        "// Left out: umask: \"rwx\" (",
+        "// Left out: stop_signal: \"SIGNONSENSE\" (",
+        "`a/b` is no account's name.",
+    ] {
+        assert!(made.contains(told), "{told} in {made}");
+    }
+}
