@@ -156,11 +156,12 @@ class Case(unittest.TestCase):
             for m in mails
         ]
 
-    def start(self, config, *arguments, ready=True, env=None, **kwargs):
-        """Starts a master; waits until its control socket answers, if `ready`."""
+    def start(self, config, *arguments, ready=True, env=None, prefix=(), **kwargs):
+        """Starts a master; waits until its control socket answers, if `ready`. `prefix`: words of a
+        program that becomes the master by exec, such as unshare(1)."""
         err = open(self.dir / "stderr", "ab")
         master = subprocess.Popen(
-            [MASTER, *arguments, str(config)], stdin=subprocess.DEVNULL, stdout=err, stderr=err,
+            [*prefix, MASTER, *arguments, str(config)], stdin=subprocess.DEVNULL, stdout=err, stderr=err,
             start_new_session=True, env=env, **kwargs)
         err.close()
         self.masters.append(master)

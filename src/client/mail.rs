@@ -1,80 +1,56 @@
-//! `mail list`: what waits in the spool. Root and the mailer's account look into the spool
-//! themselves, so it works while no master runs and costs the master nothing; for others the
-//! master tells what it knows.
+//! `mail list`: what waits to be mailed. The master tells, since it keeps what no spool has
+//! confirmed; while none runs, whoever may read the spool sees it all the same.
 
 use std::fs::read_dir;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::rows::table;
 use super::show;
 use super::talk::Failure;
-use super::text::{columns, word};
 use crate::mailer::spool::{self, Entry};
-use crate::wire::safe::safe_line;
 
 /// The most mails of each kind that are shown.
 const MOST: usize = 10_000;
 
-/// What waits, and what a server refused for ever; `None`: the spool is not the caller's to read.
+/// What lies in the spool of a configuration, read by ourselves.
 ///
 /// # Errors
 /// When the configuration is wrong or the spool cannot be read.
-pub(super) fn entries(config: &Path) -> Result<Option<Vec<Entry>>, Failure> {
-    let Some(mail) = show::load(config)?.0.config.mail else { return Ok(Some(Vec::new())) };
+pub(super) fn spooled(config: &Path) -> Result<Vec<Value>, Failure> {
+    let Some(mail) = show::load(config)?.0.config.mail else { return Ok(Vec::new()) };
     let failed = |cause: &dyn std::fmt::Display| {
         Failure::Other(format!("cannot list {}: {cause}", mail.spool.display()), 1)
     };
     match read_dir(&mail.spool) {
-        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Some(Vec::new())),
-        Err(cause) if cause.kind() == ErrorKind::PermissionDenied => Ok(None),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(cause) => Err(failed(&cause)),
-        Ok(_) => spool::list(&mail.spool, MOST).map(Some).map_err(|cause| failed(&cause)),
+        Ok(_) => spool::list(&mail.spool, MOST)
+            .map(|entries| entries.iter().map(Entry::row).collect())
+            .map_err(|cause| failed(&cause)),
     }
 }
 
-/// As JSON, one object a line. `at` is in seconds since 1970.
-pub(super) fn rows(entries: &[Entry]) -> Vec<Value> {
-    let row = |entry: &Entry| {
-        json!({
-            "at": entry.at.0 / 1000,
-            "id": entry.id,
-            "to": entry.to,
-            "notice": entry.kind.word(),
-            "subject": entry.subject,
-            "tries": entry.tries,
-            "next_try": entry.next_try.div_ceil(1000),
-            "dead": entry.dead,
-            "error": entry.error,
-        })
-    };
-    entries.iter().map(row).collect()
-}
-
-/// As lines for people: time, `waits` or `dead`, notice, recipient, tries; then the subject and
-/// the error.
-pub(super) fn lines(entries: &[Entry]) -> Vec<String> {
-    let row = |entry: &Entry| {
-        let mut text = safe_line(&entry.subject).into_owned();
-        if let Some(error) = &entry.error {
-            text.push_str(&format!(": {}", safe_line(error)));
+/// As lines for people: time, `held`, `waits` or `dead`, notice, recipient, tries; then the
+/// subject and the error.
+pub(super) fn lines(rows: &[Value]) -> Vec<String> {
+    let with_error = |row: &Value| {
+        let mut row = row.clone();
+        if let (Some(subject), Some(error)) = (row["subject"].as_str(), row["error"].as_str()) {
+            row["subject"] = format!("{subject}: {error}").into();
         }
-        vec![
-            entry.at.to_string(),
-            if entry.dead { "dead" } else { "waits" }.to_owned(),
-            entry.kind.word().to_owned(),
-            word(&entry.to),
-            entry.tries.to_string(),
-            text,
-        ]
+        row
     };
-    columns(&entries.iter().map(row).collect::<Vec<_>>())
+    let rows: Vec<Value> = rows.iter().map(with_error).collect();
+    table(&rows, &["at", "state", "notice", "to", "tries", "subject"])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mailer::spool::Place;
     use crate::wire::mail::NoticeKind;
     use crate::wire::time::WallTime;
 
@@ -89,14 +65,14 @@ mod tests {
             tries: 3,
             next_try: 1_500,
             error: Some("451 later\n".to_owned()),
-            dead: false,
+            place: Place::Waits,
         };
         assert_eq!(
-            lines(std::slice::from_ref(&entry)),
+            lines(&[entry.row()]),
             [
                 "2026-01-02T12:00:00Z  waits  FIRST  ops@example.org  3  [a] First \\x1b[2J: 451 later\\n"
             ]
         );
-        assert_eq!(rows(&[entry])[0]["next_try"], 2);
+        assert_eq!(entry.row()["next_try"], 2);
     }
 }

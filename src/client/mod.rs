@@ -191,13 +191,15 @@ fn show_status(
 }
 
 fn mail_list(config: &Path, run_root: Option<&Path>, json: bool) -> Result<u8, Failure> {
-    let entries = if run_root.is_none() { mail::entries(config)? } else { None };
-    let Some(entries) = entries else {
-        let run_root = run_root.map_or_else(|| locate::run_root(config), |root| Ok(root.into()))?;
-        let fields = ["at", "id", "to", "subject"];
-        return show_rows(&Master::at(&run_root), &Request::MailList, json, &fields);
+    let master = run_root.map_or_else(|| locate::run_root(config), |root| Ok(root.into()));
+    let rows = match master.and_then(|root| Master::at(&root).ask(&Request::MailList, say)) {
+        Ok(Answer::Rows(rows)) => rows,
+        Ok(answer) => return tell(answer).map(|()| 0),
+        // Nobody keeps anything but the spool.
+        Err(failure @ Failure::NotRunning(_)) => mail::spooled(config).map_err(|_| failure)?,
+        Err(failure) => return Err(failure),
     };
-    let lines = if json { rows::lines(&mail::rows(&entries)) } else { mail::lines(&entries) };
+    let lines = if json { rows::lines(&rows) } else { mail::lines(&rows) };
     lines.iter().for_each(|line| say(line));
     Ok(0)
 }

@@ -49,9 +49,9 @@ pub fn build(
         .from(sender.clone())
         .to(recipient.clone())
         .subject(subject.as_str());
-    if let Some(thread) = &envelope.thread {
-        let thread = format!("<{}.thread@{host}>", safe_id(thread));
-        builder = builder.in_reply_to(thread.clone()).references(thread);
+    if let Some(root) = envelope.answers_to() {
+        let root = format!("<{}@{host}>", safe_id(&root));
+        builder = builder.in_reply_to(root.clone()).references(root);
     }
     let extra = [
         (HeaderName::new_from_ascii_str("Auto-Submitted"), Some("auto-generated")),
@@ -162,8 +162,8 @@ mod tests {
     use crate::wire::mail::NoticeKind;
     use crate::wire::time::WallTime;
 
-    fn built(subject: &str, body: &str) -> String {
-        let envelope = Envelope {
+    fn envelope(subject: &str, body: &str) -> Envelope {
+        Envelope {
             id: "abc-1".to_owned(),
             thread: Some("outage-7".to_owned()),
             kind: NoticeKind::First,
@@ -173,7 +173,11 @@ mod tests {
             chain: Some("mail".to_owned()),
             task: Some("send".to_owned()),
             at: WallTime(0),
-        };
+        }
+    }
+
+    fn built(subject: &str, body: &str) -> String {
+        let envelope = envelope(subject, body);
         let letter =
             build(&envelope, "ops@example.org", "Runner <r@example.org>", "P: ", "box.example.org")
                 .unwrap();
@@ -197,6 +201,16 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{line}\r\n")), "{line} not in {text}");
         }
+    }
+
+    #[test]
+    fn the_mail_that_begins_a_thread_is_the_one_that_the_others_answer_to() {
+        let mut envelope = envelope("subject", "body");
+        envelope.id = Envelope::root("outage-7");
+        let letter = build(&envelope, "ops@example.org", "r@example.org", "", "box").unwrap();
+        let text = String::from_utf8(letter.bytes).unwrap();
+        assert!(text.contains("Message-ID: <outage-7.thread@box>\r\n"), "{text}");
+        assert!(!text.contains("In-Reply-To") && !text.contains("References"), "{text}");
     }
 
     #[test]

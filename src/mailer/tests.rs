@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::desk::{Desk, Next};
 use super::ledger::Clock;
-use super::spool::{Entry, Spool, list};
+use super::spool::{Entry, Place, Spool, list};
 use super::transport::Outcome;
 use crate::config::model::{Limit, Mail, Transport, UserSpec};
 use crate::wire::mail::{Envelope, MailReply, NoticeKind};
@@ -139,7 +139,7 @@ fn a_refused_recipient_lies_in_dead_and_the_other_one_is_served() {
     assert_eq!(deliver(&mut desk, &clock, refuse).len(), 2);
     let entries = listed(dir.path());
     assert_eq!(entries.len(), 1);
-    assert!(entries[0].dead && entries[0].to == "gone@example.org");
+    assert!(entries[0].place == Place::Dead && entries[0].to == "gone@example.org");
     assert_eq!(entries[0].error.as_deref(), Some("550 no such user"));
     let state = desk.state(&clock, false);
     assert_eq!((state.waiting, state.dead, state.next_try), (0, 1, None));

@@ -25,6 +25,7 @@ mod handover;
 mod inbox;
 mod log;
 mod logger;
+mod mailers;
 mod options;
 mod post;
 mod reap;
@@ -67,6 +68,7 @@ use control::ControlServer;
 use ground::Ground;
 use groups::Groups;
 use log::Log;
+use mailers::Mailers;
 use post::Post;
 use state::Saver;
 use strays::Strays;
@@ -174,6 +176,7 @@ struct Master {
     next_token: u64,
     strays: Strays,
     post: Post,
+    mailers: Mailers,
     control: Option<ControlServer>,
     upgrade: Upgrade,
     saver: Saver,
@@ -281,6 +284,7 @@ impl Master {
             next_token: FIRST_LINK,
             strays,
             post: Post::default(),
+            mailers: Mailers::default(),
             control: None,
             upgrade: Upgrade::default(),
             saver: Saver::default(),

@@ -1,21 +1,11 @@
 //! Mails on their way to a spool: the master keeps each one until a mailer has confirmed that it is
-//! on disk. Mailers are forked when there is mail and when mail that waits is due again.
+//! on disk, or that it was delivered. What is kept, when it is tried, what status says of it; the
+//! mailers themselves are in `mailers`. It touches nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::handover::HandedMailer;
-use super::{Child, Master, now};
-use crate::config::model::Level;
-use crate::mailer;
-use crate::policy::supervisor::ExitReason;
-use crate::sys::fork::{Pid, fork_child, keep_only};
-use crate::sys::poll::Interest;
-use crate::sys::socket::{self, Received};
-use crate::sys::{clock, locks, privileges, stdio};
-use crate::wire::mail::{Envelope, MailOrder, MailReply, NoticeKind, SpoolState};
-use crate::wire::report::{decode, encode};
+use crate::wire::mail::{Envelope, NoticeKind, SpoolState};
 use crate::wire::time::Timestamp;
 
 /// Mailers at a time: one delivers, others only bring mail into the spool.
@@ -27,19 +17,15 @@ const MOST_MAILS: usize = 500;
 /// The first and the longest pause after a mailer that could not keep a mail.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
-/// How long the end of the master waits for the spool.
-const LAST_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Mails and mailers.
+/// Mails without a spool, and what is known of the spool.
 #[derive(Debug, Default)]
 pub(super) struct Post {
-    /// Not yet confirmed, oldest first.
+    /// Not yet confirmed, oldest first. Each for the recipients that have not got it.
     mails: VecDeque<Envelope>,
     /// Mails that some mailer has been given.
     given: BTreeSet<String>,
-    mailers: BTreeMap<Pid, Mailer>,
-    /// What the last mailer said of the spool.
-    pub(super) state: SpoolState,
+    /// What the mailers said of the spool.
+    spool: SpoolState,
     /// When waiting mail is due again.
     next_try: Option<Timestamp>,
     /// After a failure to spool: not before.
@@ -49,19 +35,6 @@ pub(super) struct Post {
     error: Option<String>,
     /// An operator wants everything tried now.
     flush: bool,
-    /// Mails that were merged for lack of room.
-    merged: u64,
-}
-
-/// One mailer at work.
-#[derive(Debug)]
-struct Mailer {
-    socket: OwnedFd,
-    token: u64,
-    /// Packets that it has not taken yet.
-    outbox: VecDeque<Vec<u8>>,
-    ids: Vec<String>,
-    closed: bool,
 }
 
 impl Post {
@@ -72,45 +45,33 @@ impl Post {
         }
     }
 
+    /// Mails of the image before this one; that one knew of the spool what must be asked anew.
+    pub(super) fn adopt(&mut self, mails: Vec<Envelope>) {
+        self.mails = mails.into();
+        self.flush = true;
+    }
+
     /// Mails that no spool has confirmed.
     pub(super) fn unconfirmed(&self) -> impl Iterator<Item = &Envelope> {
         self.mails.iter()
     }
 
+    /// How many of them.
+    pub(super) fn len(&self) -> usize {
+        self.mails.len()
+    }
+
     pub(super) fn waiting(&self) -> u64 {
-        self.state.waiting.saturating_add(self.mails.len() as u64)
+        self.spool.waiting.saturating_add(self.mails.len() as u64)
     }
 
     pub(super) fn error(&self) -> Option<&str> {
-        self.error.as_deref().or(self.state.error.as_deref())
+        self.error.as_deref().or(self.spool.error.as_deref())
     }
 
     pub(super) fn flush(&mut self) {
         self.flush = true;
         self.not_before = None;
-    }
-
-    /// The mailers that go on over an upgrade: those that have taken everything they were given.
-    pub(super) fn handed(&self) -> Vec<HandedMailer> {
-        self.mailers
-            .iter()
-            .filter(|(_, mailer)| mailer.closed)
-            .map(|(pid, mailer)| HandedMailer {
-                pid: *pid,
-                socket: locks::number(&mailer.socket),
-                ids: mailer.ids.clone(),
-            })
-            .collect()
-    }
-
-    /// Whether a mailer goes on so.
-    pub(super) fn is_handed(&self, pid: Pid) -> bool {
-        self.mailers.get(&pid).is_some_and(|mailer| mailer.closed)
-    }
-
-    /// Their ends of the pairs.
-    pub(super) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.mailers.values().filter(|mailer| mailer.closed).map(|mailer| &mailer.socket)
     }
 
     /// Two mails become one that names both: with a full memory fewer words, never silence.
@@ -120,13 +81,11 @@ impl Post {
             self.mails.iter().enumerate().filter(|(_, mail)| free(mail)).map(|(at, _)| at);
         let (Some(first), Some(second)) = (places.next(), places.next()) else {
             self.mails.pop_front();
-            self.merged += 1;
             return;
         };
         drop(places);
         let Some(later) = self.mails.remove(second) else { return };
         let Some(kept) = self.mails.get_mut(first) else { return };
-        self.merged += 1;
         if kept.kind != NoticeKind::Digest {
             kept.body = format!("{}\n", kept.subject);
             kept.kind = NoticeKind::Digest;
@@ -152,244 +111,186 @@ impl Post {
         [self.next_try, retry].into_iter().flatten().min()
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Timestamp) {
+    /// `running`: how many mailers are at work.
+    pub(super) fn handle_timeout(&mut self, running: usize, now: Timestamp) {
         if self.next_try.is_some_and(|at| at <= now) {
             self.next_try = None;
-            self.flush = self.flush || self.mailers.is_empty();
+            self.flush = self.flush || running == 0;
         }
         if self.not_before.is_some_and(|at| at <= now) {
             self.not_before = None;
         }
     }
 
-    pub(super) fn owns(&self, token: u64) -> bool {
-        self.mailers.values().any(|mailer| mailer.token == token)
-    }
-
     fn has_free_mail(&self) -> bool {
         self.mails.iter().any(|mail| !self.given.contains(&mail.id))
     }
 
-    fn wants_mailer(&self) -> bool {
-        if self.mailers.len() >= MOST_MAILERS {
+    /// Whether there is something for one more mailer.
+    pub(super) fn wants_mailer(&self, running: usize) -> bool {
+        if running >= MOST_MAILERS {
             return false;
         }
-        (self.flush && self.mailers.is_empty())
-            || (self.not_before.is_none() && self.has_free_mail())
+        (self.flush && running == 0) || (self.not_before.is_none() && self.has_free_mail())
     }
 
-    fn confirmed(&mut self, id: &str) {
-        self.mails.retain(|mail| mail.id != id);
+    /// What a fresh mailer is given: whether it is to try everything, and the mails that no other
+    /// mailer has.
+    pub(super) fn give(&mut self) -> (bool, Vec<Envelope>) {
+        let free = |mail: &&Envelope| !self.given.contains(&mail.id);
+        let mails: Vec<Envelope> = self.mails.iter().filter(free).cloned().collect();
+        self.given.extend(mails.iter().map(|mail| mail.id.clone()));
+        (std::mem::take(&mut self.flush), mails)
+    }
+
+    /// A mailer of the image before this one has these.
+    pub(super) fn are_given(&mut self, ids: &[String]) {
+        self.given.extend(ids.iter().cloned());
+    }
+
+    /// A mail is in the spool, or was delivered to all its recipients.
+    pub(super) fn spooled(&mut self, id: &str) {
+        let place = self.mails.iter().position(|mail| mail.id == id);
+        if let Some(mail) = place.and_then(|place| self.mails.remove(place)) {
+            self.spool.waiting = self.spool.waiting.saturating_add(mail.to.len() as u64);
+        }
         self.given.remove(id);
         self.failures = 0;
         self.error = None;
     }
 
-    fn not_kept(&mut self, error: String, now: Timestamp) {
+    /// One recipient of a mail has got it, or never will. A mail that no spool has confirmed went
+    /// directly: whatever becomes of the others, this one is not tried again.
+    pub(super) fn done(&mut self, id: &str, to: &str) {
+        let Some(mail) = self.mails.iter_mut().find(|mail| mail.id == id) else {
+            self.spool.waiting = self.spool.waiting.saturating_sub(1);
+            return;
+        };
+        mail.to.retain(|other| other != to);
+        if mail.to.is_empty() {
+            self.spooled(id);
+        }
+    }
+
+    /// A mail could not be kept.
+    pub(super) fn not_kept(&mut self, error: String, now: Timestamp) {
         let factor = 1_u32 << self.failures.min(16);
         let pause = RETRY.0.saturating_mul(factor).min(RETRY.1);
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(now + pause);
         self.error = Some(error);
     }
+
+    /// A mailer's last words. The error and how many wait, if that is news.
+    pub(super) fn told(&mut self, spool: SpoolState, now: Timestamp) -> Option<(String, u64)> {
+        let news = spool.error.clone().filter(|_| spool.error != self.spool.error);
+        self.next_try = spool.next_try.map(|millis| now + Duration::from_millis(millis));
+        self.spool = spool;
+        news.map(|error| (error, self.spool.waiting))
+    }
+
+    /// A mailer has ended, well or not, that had been given these.
+    pub(super) fn mailer_ended(&mut self, ids: &[String], how: Result<(), String>, now: Timestamp) {
+        let mut lost = false;
+        for id in ids {
+            lost |= self.given.remove(id);
+        }
+        if lost && self.not_before.is_none() {
+            let how = how.as_ref().err().map_or("without a word", String::as_str);
+            self.not_kept(format!("a mailer ended early ({how})"), now);
+        }
+        if how.is_err() && self.spool.waiting > 0 && self.next_try.is_none() {
+            self.next_try = Some(now + RETRY.0);
+        }
+    }
+
+    /// At the end of the master nothing waits for long: a pause after the first failure is cut.
+    pub(super) fn hurry(&mut self) {
+        self.not_before = self.not_before.filter(|_| self.failures > 1);
+    }
 }
 
-impl Master {
-    /// Forks a mailer if there is something for one.
-    pub(super) fn send_mail(&mut self) {
-        let Some(mail) = &self.plan.config.mail else { return };
-        if !self.post.wants_mailer() {
-            return;
-        }
-        let (ours, theirs) = match socket::packet_pair() {
-            Ok(pair) => pair,
-            Err(cause) => return self.no_mailer(&cause),
-        };
-        let token = self.next_token;
-        if let Err(cause) = self.epoll.add(&ours, token, Interest::ReadWrite) {
-            return self.no_mailer(&cause);
-        }
-        let account = self.plan.mail_account.as_ref().filter(|_| privileges::is_root());
-        let forked = fork_child(|| {
-            use std::os::fd::AsFd;
-            keep_only(&[theirs.as_fd()]);
-            let _ = stdio::to_null();
-            mailer::run(mail, account, theirs)
-        });
-        let pid = match forked {
-            Ok(pid) => pid,
-            Err(cause) => {
-                self.epoll.remove(&ours);
-                return self.no_mailer(&cause);
-            }
-        };
-        self.next_token += 1;
-        let mut mailer =
-            Mailer { socket: ours, token, outbox: VecDeque::new(), ids: Vec::new(), closed: false };
-        if std::mem::take(&mut self.post.flush)
-            && let Ok(packet) = encode(&MailOrder::Flush)
-        {
-            mailer.outbox.push_back(packet);
-        }
-        for envelope in &self.post.mails {
-            if self.post.given.insert(envelope.id.clone()) {
-                match encode(&MailOrder::Spool(envelope.clone())) {
-                    Ok(packet) => mailer.outbox.push_back(packet),
-                    Err(problem) => self.log.error(&format!("cannot mail a notice: {problem}")),
-                }
-                mailer.ids.push(envelope.id.clone());
-            }
-        }
-        self.children.insert(pid, Child::Mailer);
-        self.post.mailers.insert(pid, mailer);
-        self.feed_mailer(pid);
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::time::WallTime;
 
-    fn no_mailer(&mut self, cause: &std::io::Error) {
-        let error = format!("cannot start a mailer: {cause}");
-        self.log.error(&error);
-        self.post.not_kept(error, now());
-    }
-
-    fn feed_mailer(&mut self, pid: Pid) {
-        let Some(mailer) = self.post.mailers.get_mut(&pid) else { return };
-        while let Some(packet) = mailer.outbox.front() {
-            match socket::send_packet(&mailer.socket, packet) {
-                Ok(true) => mailer.outbox.pop_front(),
-                Ok(false) => return,
-                Err(_) => break,
-            };
-        }
-        if !mailer.closed {
-            // No more come: the mailer may exit when it is done.
-            socket::close_sending(&mailer.socket);
-            mailer.closed = true;
-            let _ = self.epoll.modify(&mailer.socket, mailer.token, Interest::Read);
+    fn mail(id: &str, to: &[&str]) -> Envelope {
+        Envelope {
+            id: id.to_owned(),
+            thread: None,
+            kind: NoticeKind::First,
+            to: to.iter().map(|&to| to.to_owned()).collect(),
+            subject: format!("subject of {id}"),
+            body: String::new(),
+            chain: None,
+            task: None,
+            at: WallTime(0),
         }
     }
 
-    pub(super) fn read_mailer(&mut self, token: u64) {
-        let found = self.post.mailers.iter().find(|(_, mailer)| mailer.token == token);
-        let Some((pid, _)) = found else { return };
-        let pid = *pid;
-        self.feed_mailer(pid);
-        loop {
-            let Some(mailer) = self.post.mailers.get(&pid) else { return };
-            let mut buffer = std::mem::take(&mut self.buffer);
-            let received = socket::receive_packet(&mailer.socket, &mut buffer);
-            let reply = match received {
-                Ok(Received::Packet(length)) => decode::<MailReply>(&buffer[..length]),
-                Ok(Received::Oversized) => Err("a packet that is too large".to_owned()),
-                Ok(Received::Empty) => {
-                    self.buffer = buffer;
-                    return;
-                }
-                Ok(Received::Closed) | Err(_) => {
-                    self.buffer = buffer;
-                    self.epoll.remove(&mailer.socket);
-                    return;
-                }
-            };
-            self.buffer = buffer;
-            match reply {
-                Ok(reply) => self.take_reply(reply),
-                Err(problem) => self.log.warn(&format!("ignored a mailer's reply: {problem}")),
-            }
-        }
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    #[test]
+    fn who_got_a_mail_directly_gets_it_once_when_the_mailer_dies_before_the_others() {
+        let mut post = Post::default();
+        post.push(mail("a", &["one@x.org", "two@x.org", "three@x.org"]));
+        let (_, given) = post.give();
+        assert_eq!(given[0].to.len(), 3);
+        post.done("a", "one@x.org");
+        post.done("a", "two@x.org"); // Refused for ever: that is no reason to try again either.
+        post.mailer_ended(&["a".to_owned()], Err("killed".to_owned()), NOW);
+        post.handle_timeout(0, NOW + RETRY.1);
+        assert!(post.wants_mailer(0));
+        let (_, given) = post.give();
+        assert_eq!(given[0].to, ["three@x.org"]);
+        // The last one ends it, even if the confirmation never comes.
+        post.done("a", "three@x.org");
+        assert_eq!((post.len(), post.waiting()), (0, 0));
+        post.mailer_ended(&["a".to_owned()], Err("killed".to_owned()), NOW);
+        assert!(!post.wants_mailer(0) && post.error().is_none());
     }
 
-    fn take_reply(&mut self, reply: MailReply) {
-        match reply {
-            MailReply::Spooled { id } => self.post.confirmed(&id),
-            MailReply::NotSpooled { id, error } => {
-                self.log.error(&format!("cannot keep mail {id}: {error}"));
-                self.post.not_kept(error, now());
-            }
-            MailReply::Sent { to, subject, .. } => {
-                let target = self.mail_target();
-                let text = format!("delivered {subject:?} for {to} to {target}");
-                self.log.say(Level::Debug, None, None, &text);
-            }
-            MailReply::Dead { to, error, .. } => {
-                self.log.error(&format!("mail for {to} was refused for ever: {error}"));
-            }
-            MailReply::State(state) => {
-                if state.error.is_some() && state.error != self.post.state.error {
-                    let error = state.error.as_deref().unwrap_or_default();
-                    let waiting = state.waiting;
-                    self.log.warn(&format!("{waiting} mails wait for delivery: {error}"));
-                }
-                self.post.next_try =
-                    state.next_try.map(|millis| now() + Duration::from_millis(millis));
-                self.post.state = state;
-            }
-        }
+    #[test]
+    fn what_lies_in_the_spool_waits_until_it_is_gone() {
+        let mut post = Post::default();
+        post.push(mail("a", &["one@x.org", "two@x.org"]));
+        post.give();
+        assert_eq!(post.waiting(), 1);
+        post.spooled("a");
+        assert_eq!((post.len(), post.waiting()), (0, 2), "status must not say that all is sent");
+        post.done("a", "one@x.org");
+        assert_eq!(post.waiting(), 1);
+        post.told(SpoolState { waiting: 7, ..SpoolState::default() }, NOW);
+        assert_eq!(post.waiting(), 7, "what the mailer counted holds");
     }
 
-    pub(super) fn mailer_exited(&mut self, pid: Pid, reason: ExitReason) {
-        if let Some(token) = self.post.mailers.get(&pid).map(|mailer| mailer.token) {
-            self.read_mailer(token);
-        }
-        let Some(mailer) = self.post.mailers.remove(&pid) else { return };
-        self.epoll.remove(&mailer.socket);
-        let mut lost = false;
-        for id in &mailer.ids {
-            lost |= self.post.given.remove(id);
-        }
-        if lost && self.post.not_before.is_none() {
-            self.post.not_kept(format!("a mailer ended early ({reason:?})"), now());
-        }
-        if reason != ExitReason::Code(0) {
-            self.log.warn(&format!("a mailer ended with {reason:?}"));
-            if self.post.state.waiting > 0 && self.post.next_try.is_none() {
-                self.post.next_try = Some(now() + RETRY.0);
-            }
-        }
+    #[test]
+    fn a_mail_is_given_to_one_mailer_at_a_time_and_again_after_its_death() {
+        let mut post = Post::default();
+        post.push(mail("a", &["one@x.org"]));
+        assert!(post.wants_mailer(2) && !post.wants_mailer(3));
+        assert_eq!(post.give().1.len(), 1);
+        assert!(!post.wants_mailer(1), "nothing is left to give");
+        post.mailer_ended(&["a".to_owned()], Ok(()), NOW);
+        assert_eq!(post.error(), Some("a mailer ended early (without a word)"));
+        assert!(!post.wants_mailer(0), "not at once");
+        assert_eq!(post.next_timeout(), Some(NOW + RETRY.0));
+        post.handle_timeout(0, NOW + RETRY.0);
+        assert_eq!(post.give().1.len(), 1);
     }
 
-    /// At the end: what is not yet on disk gets there, within a short patience.
-    pub(super) fn finish_mail(&mut self) {
-        let deadline = clock::monotonic().saturating_add(LAST_PATIENCE);
-        loop {
-            self.post.not_before = self.post.not_before.filter(|_| self.post.failures > 1);
-            if self.post.mails.is_empty() || clock::monotonic() >= deadline {
-                break;
-            }
-            self.send_mail();
-            self.turn_once(Duration::from_millis(100));
+    #[test]
+    fn a_full_memory_tells_in_fewer_words_and_never_keeps_silent() {
+        let mut post = Post::default();
+        for n in 0..MOST_MAILS + 100 {
+            post.push(mail(&format!("m{n}"), &["one@x.org"]));
         }
-        if !self.post.mails.is_empty() {
-            let count = self.post.mails.len();
-            self.log.error(&format!("{count} mails could not be brought into the spool"));
-        }
-        // A mailer that still delivers ends by itself and needs nobody.
-    }
-
-    /// A mailer of the image before this one.
-    ///
-    /// # Errors
-    /// When it cannot be watched.
-    pub(super) fn adopt_mailer(
-        &mut self,
-        pid: Pid,
-        socket: OwnedFd,
-        ids: Vec<String>,
-    ) -> Result<(), String> {
-        let token = self.next_token;
-        self.epoll
-            .add(&socket, token, Interest::Read)
-            .map_err(|cause| format!("cannot watch mailer {pid}: {cause}"))?;
-        self.next_token += 1;
-        self.post.given.extend(ids.iter().cloned());
-        let mailer = Mailer { socket, token, outbox: VecDeque::new(), ids, closed: true };
-        self.children.insert(pid, Child::Mailer);
-        self.post.mailers.insert(pid, mailer);
-        Ok(())
-    }
-
-    /// Mails of the image before this one.
-    pub(super) fn adopt_mails(&mut self, mails: Vec<Envelope>) {
-        self.post.mails = mails.into();
-        self.post.flush = true;
+        assert_eq!(post.len(), MOST_MAILS);
+        let told: usize = post
+            .unconfirmed()
+            .map(|mail| if mail.kind == NoticeKind::Digest { mail.body.lines().count() } else { 1 })
+            .sum();
+        assert_eq!(told, MOST_MAILS + 100);
     }
 }

@@ -78,7 +78,7 @@ impl Master {
             }
             master.links.insert(name, Link { socket, token, last_task: None, bad: 0 });
         }
-        master.adopt_mails(handover.mails);
+        master.post.adopt(handover.mails);
         for mailer in handover.mailers {
             let socket = adopt(mailer.socket)?;
             master.adopt_mailer(mailer.pid, socket, mailer.ids)?;

@@ -43,7 +43,7 @@ impl Master {
                 self.handle(token);
             }
         }
-        self.post.handle_timeout(now());
+        self.post.handle_timeout(self.mailers.count(), now());
     }
 
     fn handle(&mut self, token: u64) {
@@ -55,7 +55,7 @@ impl Master {
             _ if self.control.as_ref().is_some_and(|control| control.owns(token)) => {
                 self.serve_control(token);
             }
-            _ if self.post.owns(token) => self.read_mailer(token),
+            _ if self.mailers.owns(token) => self.read_mailer(token),
             _ => self.drain_inbox(token),
         }
     }
@@ -198,7 +198,7 @@ impl Master {
             control.handle_timeout(&self.epoll, now);
         }
         self.upgrade_timeout(now);
-        self.post.handle_timeout(now);
+        self.post.handle_timeout(self.mailers.count(), now);
         if self.logger_at.is_some_and(|at| at <= now) {
             self.logger_at = None;
             self.start_logger();

@@ -286,13 +286,13 @@ impl Master {
             supervisor: self.supervisor.clone(),
             desk: self.desk.save(now(), wall()),
             mails: self.post.unconfirmed().cloned().collect(),
-            mailers: self.post.handed(),
+            mailers: self.mailers.handed(),
             others: self
                 .children
                 .iter()
                 .filter(|(pid, child)| match child {
                     Child::Chain(_) | Child::Logger => false,
-                    Child::Mailer => !self.post.is_handed(**pid),
+                    Child::Mailer => !self.mailers.is_handed(**pid),
                     Child::Saver | Child::Check | Child::Other => true,
                 })
                 .map(|(pid, _)| *pid)
@@ -346,7 +346,7 @@ impl Master {
             if let Some(control) = &self.control {
                 locks::keep_over_exec(control.hand_over().0, keep)?;
             }
-            for mailer in self.post.sockets() {
+            for mailer in self.mailers.sockets() {
                 locks::keep_over_exec(mailer, keep)?;
             }
             Ok(())

@@ -11,6 +11,7 @@ use super::control::{Asked, ConnId, ControlServer, Doors, PATIENCE};
 use super::wishes::Wish;
 use super::{Child, FIRST_CONTROL, Master, Phase, now, wall};
 use crate::config::model::Level;
+use crate::mailer::spool::{self, Entry};
 use crate::sys::fork::{fork_child, keep_only, leave};
 use crate::sys::{privileges, socket};
 use crate::wire::control::{Answer, Request};
@@ -265,17 +266,11 @@ impl Master {
     /// The spool is another account's folder on a disk that may be slow: a child looks, and
     /// answers itself.
     fn list_mail(&mut self, id: ConnId) -> Option<Answer> {
-        let rows: Vec<serde_json::Value> = self
-            .post
-            .unconfirmed()
-            .map(|mail| {
-                serde_json::json!({
-                    "id": mail.id, "to": mail.to.join(", "), "subject": mail.subject,
-                    "kind": mail.kind.word(), "at": mail.at.to_string(),
-                    "state": "not yet in the spool",
-                })
-            })
-            .collect();
+        let error = self.post.error();
+        let mut rows = Vec::new();
+        for mail in self.post.unconfirmed() {
+            rows.extend(mail.to.iter().map(|to| Entry::held(mail, to, error).row()));
+        }
         let Some(mail) = &self.plan.config.mail else { return Some(Answer::Rows(rows)) };
         let stream = self.control.as_mut()?.give_away(&self.epoll, id)?;
         let account = self.plan.mail_account.as_ref().filter(|_| privileges::is_root());
@@ -316,17 +311,13 @@ impl Master {
 }
 
 fn spooled(spool: &Path, mut rows: Vec<serde_json::Value>) -> Answer {
-    match crate::mailer::spool::list(spool, MOST_LISTED) {
+    match spool::list(spool, MOST_LISTED) {
         Ok(entries) => {
-            rows.extend(entries.into_iter().map(|entry| {
-                serde_json::json!({
-                    "id": entry.id, "to": entry.to, "subject": entry.subject,
-                    "kind": entry.kind.word(), "at": entry.at.to_string(), "tries": entry.tries,
-                    "error": entry.error, "state": if entry.dead { "dead" } else { "waiting" },
-                })
-            }));
+            rows.extend(entries.iter().map(Entry::row));
             Answer::Rows(rows)
         }
+        // What the master keeps is shown all the same: a spool that cannot be read is why.
+        Err(_) if !rows.is_empty() => Answer::Rows(rows),
         Err(problem) => refused(&problem),
     }
 }

@@ -57,8 +57,8 @@ pub struct Envelope {
     /// Stable and unique, `[A-Za-z0-9.-]+`, at most 100 bytes: names the spool file and is the
     /// left side of Message-ID.
     pub id: String,
-    /// The identity of the outage (same alphabet): mails that share it are one thread
-    /// (In-Reply-To and References name `THREAD.thread@host`).
+    /// The identity of the outage (same alphabet): mails that share it are one thread. The first
+    /// one has the id [`Envelope::root`], the others answer to it.
     pub thread: Option<String>,
     /// What it tells.
     pub kind: NoticeKind,
@@ -74,6 +74,19 @@ pub struct Envelope {
     pub task: Option<String>,
     /// When the event happened.
     pub at: WallTime,
+}
+
+impl Envelope {
+    /// The id of the mail that begins a thread.
+    pub fn root(thread: &str) -> String {
+        format!("{thread}.thread")
+    }
+
+    /// The id of the mail that this one answers to (In-Reply-To, References); `None`: it answers
+    /// to none, or it is the one that begins its thread.
+    pub fn answers_to(&self) -> Option<String> {
+        self.thread.as_deref().map(Envelope::root).filter(|root| *root != self.id)
+    }
 }
 
 /// Master → mailer: a packet each; end of file means that no more come.

@@ -24,7 +24,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::listing::{Entry, list};
+pub use self::listing::{Entry, Place, list};
 pub use self::names::{hash, is_mail_name, safe_id};
 use super::digest::More;
 use crate::sys::folder::{Folder, wait_flock};

@@ -100,6 +100,9 @@ pub(crate) struct Pause {
     /// The last PAUSED, sent or silenced.
     pub(crate) told: Option<Timestamp>,
     pub(crate) thread: u64,
+    /// A PAUSED was sent.
+    #[serde(default)]
+    pub(crate) mailed: bool,
 }
 
 /// One chain.
@@ -372,7 +375,7 @@ impl NoticeDesk {
             kind: verdict.kind,
             words: text::words(&scene),
             body: text::body(&scene),
-            thread: verdict.thread,
+            thread: Thread { of: verdict.thread, begins: verdict.begins },
             withheld: verdict.withheld.total(),
         };
         self.post(Some(place), task, notice, moment.at, moment.wall);
@@ -421,8 +424,10 @@ impl NoticeDesk {
             self.log(Level::Warning, of_chain.as_deref(), of_task.as_deref(), text);
             return;
         }
-        let id = self.id(&subject, wall);
-        let thread = Some(format!("o{thread:016x}"));
+        let name = format!("o{:016x}", thread.of);
+        let own = self.id(&subject, wall);
+        let id = if thread.begins { Envelope::root(&name) } else { own };
+        let thread = Some(name);
         let envelope = Envelope { id, thread, kind, to, subject, body, chain, task, at: wall };
         let text = format!("Sent email to admins: {words}");
         self.deeds.push(Deed::Mail(envelope));
@@ -452,8 +457,16 @@ pub(crate) struct Notice {
     /// The subject without its label.
     pub(crate) words: String,
     pub(crate) body: String,
-    pub(crate) thread: u64,
+    pub(crate) thread: Thread,
     pub(crate) withheld: u64,
+}
+
+/// The mail thread of a notice.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Thread {
+    pub(crate) of: u64,
+    /// It is the first mail of it.
+    pub(crate) begins: bool,
 }
 
 /// FNV-1a, 64 bits: not for secrets, the same on every machine. 0 as `hash` begins one.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::desk::{ChainState, Notice, NoticeDesk, Pause, Running, Silence, fnv};
+use super::desk::{ChainState, Notice, NoticeDesk, Pause, Running, Silence, Thread, fnv};
 use super::history::Remembered;
 use super::rules::ChainRules;
 use super::text::{Body, RunFacts, message, span, when};
@@ -182,7 +182,9 @@ impl NoticeDesk {
         let chain = &mut self.chains[place];
         match &mut chain.pause {
             Some(pause) => pause.reason = reason,
-            none => *none = Some(Pause { since: now, wall, reason, told: None, thread }),
+            none => {
+                *none = Some(Pause { since: now, wall, reason, told: None, thread, mailed: false })
+            }
         }
         self.rearm(place);
     }
@@ -243,9 +245,11 @@ impl NoticeDesk {
             return;
         }
         upgrades.sent.push(now);
-        if !std::mem::replace(&mut upgrades.told, true) {
+        let begins = !std::mem::replace(&mut upgrades.told, true);
+        if begins {
             upgrades.thread = thread;
         }
+        let thread = Thread { of: upgrades.thread, begins };
         let mut out = Body::new();
         out.line(&said);
         out.line("The upgrade was refused; everything goes on as before.");
@@ -258,7 +262,8 @@ impl NoticeDesk {
             out.output("All of it:", cause, 60, 8 * 1024);
         }
         out.blank();
-        self.tell_upgrade(NoticeKind::Refused, format!("Upgrade refused: {said}"), out, now, wall);
+        let words = format!("Upgrade refused: {said}");
+        self.tell_upgrade(NoticeKind::Refused, words, out, thread, (now, wall));
     }
 
     /// An upgrade was accepted. Told if a refused one was.
@@ -270,7 +275,9 @@ impl NoticeDesk {
         let mut out = Body::new();
         out.line("The upgrade was accepted: the configuration and the program on disk are in use.");
         out.blank();
-        self.tell_upgrade(NoticeKind::Accepted, "Upgrade accepted".to_owned(), out, now, wall);
+        let thread = Thread { of: self.upgrades.thread, begins: false };
+        let words = "Upgrade accepted".to_owned();
+        self.tell_upgrade(NoticeKind::Accepted, words, out, thread, (now, wall));
     }
 
     fn tell_upgrade(
@@ -278,8 +285,8 @@ impl NoticeDesk {
         kind: NoticeKind,
         words: String,
         mut out: Body,
-        now: Timestamp,
-        wall: WallTime,
+        thread: Thread,
+        (now, wall): (Timestamp, WallTime),
     ) {
         let withheld = std::mem::take(&mut self.upgrades.withheld);
         if withheld > 0 {
@@ -290,7 +297,6 @@ impl NoticeDesk {
         }
         out.fact("Host", &self.host);
         out.fact("Time", &when(wall));
-        let thread = self.upgrades.thread;
         let notice = Notice { kind, words, body: out.finish(), thread, withheld };
         self.post(None, None, notice, now, wall);
     }
@@ -302,7 +308,7 @@ impl NoticeDesk {
         out.blank();
         out.fact("Host", &self.host);
         out.fact("Time", &when(wall));
-        let thread = self.unique("test", wall);
+        let thread = Thread { of: self.unique("test", wall), begins: true };
         let words = format!("Test mail from {}", self.host);
         let notice =
             Notice { kind: NoticeKind::Test, words, body: out.finish(), thread, withheld: 0 };
@@ -397,7 +403,8 @@ impl NoticeDesk {
         out.fact("Chain", &chain.rules.name);
         out.fact("Host", &self.host);
         out.fact("Time", &when(wall));
-        let thread = pause.thread;
+        let begins = !std::mem::replace(&mut pause.mailed, true);
+        let thread = Thread { of: pause.thread, begins };
         let withheld = std::mem::take(&mut chain.whole.withheld).total();
         chain.whole.notices = chain.whole.notices.saturating_add(1);
         let words = format!("Paused since {since}");

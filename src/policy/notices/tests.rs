@@ -1,7 +1,7 @@
 //! The table of notices row by row, the faults of the program that this one replaces, and what
 //! must hold for every history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -741,6 +741,18 @@ proptest! {
             prop_assert!(of(&[NoticeKind::Unstable]) <= 1);
             prop_assert!(window().count() <= 64);
         }
+        // One thread: its first mail is what all others of it answer to.
+        desk.collect();
+        let mut begun = BTreeSet::new();
+        for mail in &desk.mails {
+            let root = Envelope::root(mail.thread.as_deref().unwrap());
+            match mail.answers_to() {
+                None => prop_assert!(mail.id == root && begun.insert(root), "a thread begins once"),
+                Some(id) => prop_assert!(begun.contains(&id), "an answer to nothing: {mail:?}"),
+            }
+        }
+        let ids: BTreeSet<&str> = desk.mails.iter().map(|mail| mail.id.as_str()).collect();
+        prop_assert_eq!(ids.len(), desk.mails.len(), "an id twice");
         prop_assert!(desk.desk.history("c").len() <= 100);
         prop_assert!(desk.desk.recent_notices().len() <= 200);
     }

@@ -169,6 +169,8 @@ pub(crate) struct Verdict {
     pub(crate) withheld: Withheld,
     /// Names the mail thread.
     pub(crate) thread: u64,
+    /// It is the first mail of the thread.
+    pub(crate) begins: bool,
     /// The outage that it closes; an open one stays in the throttle.
     pub(crate) closed: Option<Outage>,
     /// Since the notice before.
@@ -304,7 +306,7 @@ impl Throttle {
                 return None;
             }
             let mut verdict = self.tell(NoticeKind::Healed, Vec::new(), moment);
-            verdict.thread = thread;
+            (verdict.thread, verdict.begins) = (thread, false);
             verdict.closed = closed;
             return Some(verdict);
         }
@@ -364,8 +366,9 @@ impl Throttle {
         let overdue = std::mem::take(&mut self.overdue.silenced);
         let mut verdict = if let Some(outage) = &mut self.outage {
             let reached = moment.at.since(outage.start) >= rules.limit;
-            if healed.is_some_and(|healed| healed.told) {
-                outage.told = true; // It is one story for the reader: HEALED closes it.
+            if let Some(healed) = healed.filter(|healed| healed.told) {
+                // It is one story for the reader, in one thread: HEALED closes it.
+                (outage.told, outage.thread) = (true, healed.thread);
             }
             let seen: Vec<u64> = outage.tally.iter().map(|tally| tally.fingerprint).collect();
             for fingerprint in seen {
@@ -391,7 +394,7 @@ impl Throttle {
         } else {
             let outage = healed?;
             let mut verdict = self.tell(NoticeKind::Healed, Vec::new(), moment);
-            verdict.thread = outage.thread;
+            (verdict.thread, verdict.begins) = (outage.thread, false);
             verdict.closed = Some(outage);
             verdict
         };
@@ -548,26 +551,26 @@ impl Throttle {
     }
 
     fn tell_overdue(&mut self, moment: Moment) -> Verdict {
-        if !self.overdue.told {
+        let begins = !std::mem::replace(&mut self.overdue.told, true);
+        if begins {
             self.overdue.thread = moment.thread;
         }
-        self.overdue.told = true;
         let thread = self.overdue.thread;
         let mut verdict = self.tell(NoticeKind::Overdue, Vec::new(), moment);
-        verdict.thread = thread;
+        (verdict.thread, verdict.begins) = (thread, begins);
         verdict
     }
 
     fn tell(&mut self, kind: NoticeKind, lost: Vec<NoticeKind>, moment: Moment) -> Verdict {
         self.notices = self.notices.saturating_add(1);
-        if let Some(outage) = &mut self.outage {
-            outage.told = true;
-        }
+        let outage = self.outage.as_mut();
+        let begins = outage.is_none_or(|outage| !std::mem::replace(&mut outage.told, true));
         Verdict {
             kind,
             lost,
             withheld: std::mem::take(&mut self.withheld),
             thread: self.outage.as_ref().map_or(moment.thread, |outage| outage.thread),
+            begins,
             closed: None,
             since: std::mem::replace(&mut self.since, Since { at: moment.at, ..Since::default() }),
             after_silence: false,
