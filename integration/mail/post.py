@@ -69,7 +69,7 @@ class MailCase(Case):
                      prefix=""):
         names = ", ".join(f'"{name}"' for name in to)
         return (
-            f'mail: (from: "critical@example.org", to: [{names}], user: "{ACCOUNT}",'
+            f'mail: (from: "critical@example.org", to: [{names}], user: "{self.account.pw_name}",'
             f' transport: {transport}, spool: "{spool or self.path("spool")}",'
             f' limit: ({limit}), subject_prefix: "{prefix}"),'
         )
