@@ -1,11 +1,11 @@
 //! The table of notices row by row, the faults of the program that this one replaces, and what
-//! must hold for every history.
+//! must hold for every history (`properties`).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod properties;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::config::model::{Config, Level};
@@ -646,136 +646,4 @@ fn explain_says_what_would_be_told_next() {
     desk.fail(1200, "y");
     insta::assert_snapshot!(desk.desk.explain("c", now, Desk::wall(60_000)).join("\n"));
     assert!(desk.desk.explain("nobody", now, Desk::wall(0)).is_empty());
-}
-
-/// One step of a random history.
-#[derive(Debug, Clone)]
-enum Step {
-    Run { after: i64, seconds: i64, outcome: usize, message: usize },
-    Deploy,
-    Restart,
-    Died,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let run =
-        (0_i64..40_000, prop_oneof![4 => 0_i64..100, 1 => 0_i64..200_000], 0_usize..4, 0_usize..30)
-            .prop_map(|(after, seconds, outcome, message)| Step::Run {
-                after,
-                seconds,
-                outcome,
-                message,
-            });
-    prop_oneof![20 => run, 2 => Just(Step::Deploy), 1 => Just(Step::Restart), 1 => Just(Step::Died)]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
-    #[test]
-    fn what_must_hold_for_every_history(steps in proptest::collection::vec(step(), 0..150)) {
-        let mut desk = Desk::plain();
-        let mut second = 0;
-        let mut down: Option<i64> = None;
-        let mut heard = None;
-        let mut told_open = false;
-        let mut all: Vec<(i64, NoticeKind)> = Vec::new();
-        for step in &steps {
-            match step {
-                Step::Deploy => desk.deploy(second),
-                Step::Died => {
-                    desk.desk.chain_failed("c", "killed", Timestamp(second * 1000), Desk::wall(second * 1000));
-                }
-                Step::Restart => {
-                    let now = Timestamp(second * 1000);
-                    let wall = Desk::wall(second * 1000);
-                    let text = serde_json::to_string(&desk.desk.save(now, wall)).unwrap();
-                    prop_assert!(text.len() < 60_000, "the state is not bounded: {}", text.len());
-                    let saved = serde_json::from_str(&text).unwrap();
-                    desk.collect();
-                    all.extend(desk.desk.take_decisions().into_iter().filter(|d| d.task.is_some()).map(|d| (d.at.0 / 1000, d.kind)));
-                    desk.desk = NoticeDesk::restore(saved, "web1", &desk.config, now, wall, true);
-                    desk.desk.take_decisions();
-                }
-                Step::Run { after, seconds, outcome, message } => {
-                    let from = second + after;
-                    second = from + seconds;
-                    let outcome = ["exit 1", "exit 0", "signal 9", "interrupted"][*outcome];
-                    desk.run(from * 1000, second * 1000, outcome, &format!("m{message}"));
-                    let decided = desk.desk.take_decisions();
-                    let of_task: Vec<_> = decided.iter().filter(|d| d.task.is_some()).collect();
-                    let at_end: Vec<_> = of_task.iter().filter(|d| {
-                        !matches!(d.kind, NoticeKind::Overdue | NoticeKind::Reached | NoticeKind::Again)
-                            || d.at.0 == second * 1000
-                    }).collect();
-                    prop_assert!(at_end.len() <= 1, "more than one notice of a run: {decided:?}");
-                    for decision in &of_task {
-                        match decision.kind {
-                            NoticeKind::Healed => {
-                                prop_assert!(told_open, "HEALED of nothing that was told");
-                                told_open = false;
-                            }
-                            NoticeKind::Unstable => {}
-                            _ => told_open = true,
-                        }
-                        heard = Some(decision.at.0 / 1000);
-                        all.push((decision.at.0 / 1000, decision.kind));
-                    }
-                    match outcome {
-                        "exit 0" => down = None,
-                        "interrupted" => {}
-                        _ => {
-                            let start = *down.get_or_insert(from);
-                            let since = heard.filter(|heard| *heard > start).unwrap_or(start);
-                            prop_assert!(second - since < 12 * HOUR, "an outage of a limit was not told");
-                        }
-                    }
-                }
-            }
-        }
-        for (place, (at, _)) in all.iter().enumerate() {
-            let window = || all[place..].iter().take_while(|(later, _)| later - at < 12 * HOUR);
-            let of = |wanted: &[NoticeKind]| window().filter(|(_, kind)| wanted.contains(kind)).count();
-            prop_assert!(of(&[NoticeKind::First, NoticeKind::New]) <= 20);
-            prop_assert!(of(&[NoticeKind::Overdue]) <= 1);
-            prop_assert!(of(&[NoticeKind::Unstable]) <= 1);
-            prop_assert!(window().count() <= 64);
-        }
-        // One thread: its first mail is what all others of it answer to.
-        desk.collect();
-        let mut begun = BTreeSet::new();
-        for mail in &desk.mails {
-            let root = Envelope::root(mail.thread.as_deref().unwrap());
-            match mail.answers_to() {
-                None => prop_assert!(mail.id == root && begun.insert(root), "a thread begins once"),
-                Some(id) => prop_assert!(begun.contains(&id), "an answer to nothing: {mail:?}"),
-            }
-        }
-        let ids: BTreeSet<&str> = desk.mails.iter().map(|mail| mail.id.as_str()).collect();
-        prop_assert_eq!(ids.len(), desk.mails.len(), "an id twice");
-        prop_assert!(desk.desk.history("c").len() <= 100);
-        prop_assert!(desk.desk.recent_notices().len() <= 200);
-    }
-
-    #[test]
-    fn a_timeout_that_is_not_due_does_nothing(steps in proptest::collection::vec(step(), 0..30), at in 0_i64..1_000_000) {
-        let mut desk = Desk::plain();
-        for step in &steps {
-            if let Step::Run { after, message, .. } = step {
-                desk.fail(after + 1, &format!("m{message}"));
-            }
-        }
-        desk.start(50_000_000);
-        desk.told();
-        let due = desk.desk.next_timeout();
-        let now = Timestamp(50_000_000 + at);
-        if due.is_none_or(|due| due > now) {
-            desk.desk.handle_timeout(now, Desk::wall(now.0));
-            prop_assert_eq!(desk.told(), vec![]);
-            prop_assert_eq!(desk.desk.next_timeout(), due);
-        }
-        let far = due.map_or(now, |due| due + Duration::from_secs(1));
-        desk.desk.handle_timeout(far, Desk::wall(far.0));
-        prop_assert!(desk.desk.next_timeout().is_none_or(|next| next > far), "a timeout must lie ahead");
-    }
 }
