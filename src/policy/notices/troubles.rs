@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::desk::{Notice, NoticeDesk};
+use super::desk::{Notice, NoticeDesk, Thread};
 use super::text::{Body, message, when};
 use crate::wire::mail::NoticeKind;
 use crate::wire::time::{Timestamp, WallTime};
@@ -106,7 +106,8 @@ impl NoticeDesk {
         wall: WallTime,
     ) {
         let trouble = place.map_or(&self.log_trouble, |place| &self.chains[place].output);
-        let thread = trouble.thread;
+        let begins = matches!(telling, Telling::Fails { .. });
+        let thread = Thread { of: trouble.thread, begins };
         let said = message(what, "the log cannot be written");
         let mut letters = said.chars();
         let words: String = letters
