@@ -85,3 +85,24 @@ fn a_file_is_one_responsibility() {
         assert!(tests || lines <= 500, "{} has {lines} lines before its tests", path.display());
     }
 }
+
+/// A row of SECURITY.md is worth what its test is: `file::name`, in backquotes.
+#[test]
+fn every_test_that_the_ledger_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut rows = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && line.matches("::").count() > 0)
+    {
+        rows += 1;
+        let names: Vec<&str> = row.split('`').filter(|word| word.contains("::")).collect();
+        assert!(!names.is_empty(), "no test in the row {row}");
+        for name in names {
+            let (file, test) = name.split_once("::").unwrap();
+            let code = std::fs::read_to_string(root.join(file)).unwrap();
+            let keyword = if file.ends_with(".py") { "def" } else { "fn" };
+            assert!(code.contains(&format!("{keyword} {test}(")), "{file} has no test {test}");
+        }
+    }
+    assert!(rows >= 43, "only {rows} rows");
+}

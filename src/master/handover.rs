@@ -141,3 +141,30 @@ impl Handover {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_version_is_told() {
+        let refused = Handover::decode(br#"{"version": 9, "anything": []}"#).unwrap_err();
+        assert_eq!(refused, "the handover is of version 9, this program knows 1");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_record_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+            pid in any::<i32>(),
+            links in proptest::collection::btree_map(".*", any::<i64>(), 0..5),
+        ) {
+            prop_assert!(Handover::decode(&bytes).is_err());
+            let half = serde_json::json!({"version": VERSION, "pid": pid, "links": links});
+            let refused = Handover::decode(half.to_string().as_bytes()).unwrap_err();
+            prop_assert!(refused.starts_with("the handover is damaged: "), "{refused}");
+        }
+    }
+}

@@ -91,3 +91,19 @@ fn close_between(first: RawFd, last: RawFd) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_not_forked() {
+        std::thread::scope(|scope| {
+            let (go, stop) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || stop.recv());
+            let refused = fork_child(|| leave(0)).unwrap_err().to_string();
+            assert!(refused.contains("threads run, not 1"), "{refused}");
+            drop(go);
+        });
+    }
+}
