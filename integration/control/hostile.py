@@ -147,13 +147,12 @@ def ended(task, **fields):
 
 
 def flood(end, packets):
-    """All packets again and again, at full speed; waits where there is no room."""
-    while True:
-        for packet in packets:
-            try:
-                end.send(packet)
-            except BlockingIOError:
-                time.sleep(0)
+    """All packets again and again, at full speed, until the master closes its end."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            for packet in packets:
+                with contextlib.suppress(BlockingIOError):
+                    end.send(packet)
 
 
 def lies(task):
