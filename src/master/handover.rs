@@ -148,10 +148,39 @@ mod tests {
 
     use super::*;
 
+    /// A record as the first version wrote it, with what has no default.
+    fn record() -> serde_json::Value {
+        serde_json::json!({
+            "version": VERSION, "pid": 7, "boot": "x", "since": 0, "generation": 3, "lock": 4,
+            "lanes": [5, 6, 7, 8], "logger": null, "links": {"a": 9},
+            "supervisor": Supervisor::new(), "desk": SavedDesk::default(),
+        })
+    }
+
     #[test]
-    fn a_record_of_another_version_is_told() {
-        let refused = Handover::decode(br#"{"version": 9, "anything": []}"#).unwrap_err();
-        assert_eq!(refused, "the handover is of version 9, this program knows 1");
+    fn an_older_record_lacks_keys_and_a_newer_one_has_more() {
+        let mut newer = record();
+        newer["what_is_to_come"] = serde_json::json!({"x": [1, 2]});
+        for good in [record(), newer] {
+            let read = Handover::decode(good.to_string().as_bytes()).unwrap();
+            assert_eq!((read.generation, read.links["a"], read.mails.len()), (3, 9, 0));
+            assert_eq!(read.descriptors(), [9, 5, 6, 7, 8, 4]);
+        }
+    }
+
+    #[test]
+    fn another_version_and_a_damaged_record_are_refused_with_the_reason() {
+        for version in [VERSION - 1, VERSION + 1, u32::MAX] {
+            let mut other = record();
+            other["version"] = version.into();
+            let refused = Handover::decode(other.to_string().as_bytes()).unwrap_err();
+            assert!(refused.contains(&format!("version {version}")), "{refused}");
+        }
+        let whole = record().to_string().into_bytes();
+        for length in 0..whole.len() {
+            let refused = Handover::decode(&whole[..length]).unwrap_err();
+            assert!(refused.contains("damaged"), "{refused}");
+        }
     }
 
     proptest! {
