@@ -176,6 +176,11 @@ def chain(name, tasks, **fields):
     return f"({', '.join(parts)}, tasks: [{lines}])"
 
 
+def busy(count):
+    """Chains that make the master say much: a lane for its records is full sooner."""
+    return [chain(f"busy{n}", [("tick", "true")], pause="5ms", output="Discard") for n in range(count)]
+
+
 class Story(unittest.TestCase):
     """A test with a room of its own."""
 

@@ -640,4 +640,53 @@ mod tests {
         assert!(lines[0].starts_with("mail send 2 runner: 3 lines dropped: "), "{lines:?}");
         assert_eq!(lines[1], "mail send 2 out: back");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(24))]
+        #[test]
+        fn the_tails_are_those_of_that_run_to_the_byte(
+            kind in 0..4_usize,
+            runs in proptest::collection::vec(
+                proptest::collection::vec((
+                    proptest::bool::ANY,
+                    proptest::collection::vec(0_u8.., 0..50),
+                    1..400_usize,
+                    proptest::bool::ANY,
+                ), 0..12),
+                1..5,
+            ),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("file");
+            let lanes = Lanes::new().unwrap();
+            let mut output = match kind {
+                0 => open(&model::Output::Lines(path), None),
+                1 => open(&model::Output::Main, Some(&lanes)),
+                2 => open(&model::Output::Raw(path), None),
+                _ => open(&model::Output::Discard, None),
+            };
+            for (number, pieces) in runs.iter().enumerate() {
+                let (one, two) = output.begin("send", number as u64).unwrap();
+                let mut said = [Vec::new(), Vec::new()];
+                let mut files = [File::from(one), File::from(two)];
+                for (of_stderr, pattern, times, look) in pieces {
+                    let stream = usize::from(*of_stderr);
+                    let bytes = pattern.repeat(*times);
+                    files[stream].write_all(&bytes).unwrap();
+                    said[if kind == 2 { 1 } else { stream }].extend_from_slice(&bytes);
+                    // A pipe holds 64 KiB: what is said is heard before it is full.
+                    if *look || said[stream].len() > 20_000 {
+                        output.pump();
+                        received(&lanes);
+                    }
+                }
+                drop(files);
+                let tails = output.finish();
+                received(&lanes);
+                let last = |said: &[u8]| said[said.len().saturating_sub(TAIL)..].to_vec();
+                proptest::prop_assert_eq!(tails.stdout, last(&said[0]));
+                proptest::prop_assert_eq!(tails.stderr, last(&said[1]));
+            }
+        }
+    }
 }

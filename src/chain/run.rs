@@ -325,7 +325,10 @@ impl Runner<'_> {
 /// The last bytes as text; what is no UTF-8 becomes U+FFFD.
 fn last_text(bytes: &[u8]) -> String {
     let mut start = bytes.len().saturating_sub(MAX_TAIL);
-    while start < bytes.len() && start > 0 && bytes[start] & 0xc0 == 0x80 {
+    // Not with the rest of a character, of which there are three bytes at most.
+    let first = start;
+    while start > 0 && start < first + 3 && bytes.get(start).is_some_and(|byte| byte & 0xc0 == 0x80)
+    {
         start += 1;
     }
     String::from_utf8_lossy(&bytes[start..]).into_owned()
@@ -342,5 +345,20 @@ fn describe(task: &Task, failure: &Failure) -> String {
         Step::Exec => format!("cannot execute {program}: {cause}"),
         Step::Cwd => format!("cannot enter the working folder for {program}: {cause}"),
         _ => format!("cannot start {program}: {failure}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_begins_with_a_whole_character_and_loses_nothing_else() {
+        let text = "ä".repeat(MAX_TAIL);
+        assert_eq!(last_text(text.as_bytes()), "ä".repeat(MAX_TAIL / 2));
+        assert_eq!(last_text(format!("{text}x").as_bytes()).len(), MAX_TAIL - 1);
+        let junk = last_text(&[0x80; MAX_TAIL + 7]);
+        assert_eq!(junk.chars().count(), MAX_TAIL - 3);
+        assert_eq!(last_text(b"short"), "short");
     }
 }
