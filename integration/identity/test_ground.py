@@ -167,7 +167,6 @@ class Ground(Case):
         self.refused(self.write_config(self.chain(), mail.format(f'"{MAILER}"'), log=log), "the same account")
 
     def test_names_that_could_be_paths_options_or_lines_are_refused(self):
-        """F64."""
         for name in ("../x", "a/b", "-rf", "--help", ".", "..", "a b", "a\\nb", "x" * 300, "", "\\u{202e}", "*", "$(id)", "a;b", "~"):
             with self.subTest(name):
                 self.refused(self.write_config(self.chain(name=name)), "the name of a chain", "runner.ron:5:")

@@ -101,7 +101,7 @@ class Hostile(Case):
         self.assertEqual(self.stop(master), 0)
 
     def test_a_task_finds_no_way_to_speak_for_its_chain(self):
-        """F51: by a descriptor of its own, of its parent, or by the socket's names."""
+        """By a descriptor of its own, of its parent, or by the socket's names."""
         shutil.copy(HERE / "attack.py", self.path("attack.py"))
         task = f'''sh: "/usr/bin/python3 {self.path("attack.py")} reach $PPID > answers; for n in 3 4 5 6 7 8 9; do echo '\\"Ready\\"' >&$n || :; done; sleep 600"'''
         task = task.replace('\\"Ready\\"', "Ready")
@@ -113,7 +113,7 @@ class Hostile(Case):
         self.assertEqual(self.stop(master), 0)
 
     def test_root_and_the_mailer_alone_know_the_password(self):
-        """F50: scanned in every process of ours and in a task's environment, after the start, after HUP, and
+        """Scanned in every process of ours and in a task's environment, after the start, after HUP, and
         while mail is tried."""
         secret = "swordfish-" + os.urandom(8).hex()
         file = self.path("password")
@@ -174,7 +174,7 @@ class Hostile(Case):
         return found
 
     def test_whatever_a_chains_process_says_concerns_that_chain_alone(self):
-        """F52: as if it had been broken into: nonsense, lengths, numbers at their ends, other chains' names."""
+        """As if it had been broken into: nonsense, lengths, numbers at their ends, other chains' names."""
         master = self.start(self.configure())
         self.victim_goes_on()
         ways = self.sockets_of(self.mallorys_pid())
@@ -321,7 +321,6 @@ print('{}', flush=True)
         self.assertEqual(self.stop(master), 0)
 
     def test_a_fork_bomb_is_ended_with_its_chain(self):
-        """F57."""
         bomb = self.path("bomb")
         bomb.write_text("#!/bin/sh\ntrap '' TERM INT HUP\nwhile :; do (setsid \"$0\" &) 2>/dev/null; sleep 0.02; done\n")
         bomb.chmod(0o755)
@@ -338,7 +337,6 @@ print('{}', flush=True)
         self.assertEqual(self.stop(master, limit=60), 0)
 
     def test_a_task_killed_for_its_memory_is_a_failed_run_and_nothing_else(self):
-        """F73."""
         groups = pathlib.Path("/sys/fs/cgroup/memory")
         if not (groups / "memory.limit_in_bytes").exists():
             self.skipTest("no memory controller of cgroup v1 here")
@@ -463,7 +461,7 @@ while time.monotonic() < end:
         self.assertEqual([decoy.poll() for decoy in decoys], [None, None])
 
     def test_a_terminal_of_roots_gets_nothing(self):
-        """F48: a master in the foreground of root's terminal; dev.tty.legacy_tiocsti lets the attack work."""
+        """A master in the foreground of root's terminal; dev.tty.legacy_tiocsti lets the attack work."""
         controller, terminal = pty.openpty()
         device = os.ttyname(terminal)
         shutil.copy(HERE / "attack.py", self.path("attack.py"))
