@@ -44,7 +44,8 @@ for name, soft in {
 
 with open("/proc/self/oom_score_adj", "w") as file:
     file.write("250")
-os.sched_setaffinity(0, {1 if other else 0})
+cpus = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {max(cpus) if other else min(cpus)})
 os.sched_setscheduler(0, os.SCHED_IDLE if other else os.SCHED_BATCH, os.sched_param(0))
 os.setpriority(os.PRIO_PROCESS, 0, 3 if other else 11)
 libc.syscall(251, 1, 0, 3 << 13 if other else (2 << 13 | 7))  # ioprio_set

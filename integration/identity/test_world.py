@@ -3,6 +3,7 @@ after a replacement, from launchers that leave everything behind that a launcher
 
 import os
 import pathlib
+import platform
 import pty
 import resource
 import shutil
@@ -23,6 +24,19 @@ USERS_PATH = "/usr/local/bin:/usr/bin:/bin"
 CPU, FSIZE, DATA, STACK, CORE, RSS, NPROC, NOFILE, MEMLOCK, AS, LOCKS, SIGPENDING, MSGQUEUE, NICE, RTPRIO, RTTIME = range(16)
 
 
+def every_cpu():
+    """All that cpuset(7) allows, whatever this process was restricted to."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(1024))
+    try:
+        return sorted(os.sched_getaffinity(0))
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+FIRST, LAST = every_cpu()[0], every_cpu()[-1]
+
+
 def standard_limits():
     """What runner.ron(5) promises; a hard limit of this machine may be lower and not raisable."""
     threads = int(pathlib.Path("/proc/sys/kernel/threads-max").read_text()) // 2
@@ -41,6 +55,7 @@ def standard_limits():
     return limits
 
 
+@unittest.skipUnless(platform.machine() == "x86_64", "dirty.py has the system call numbers of x86-64")
 class World(Case):
     maxDiff = None
 
@@ -103,7 +118,7 @@ class World(Case):
         return self.write_config(f"""
             (name: "plain", user: "{ALICE}", {tasks("plain")}),
             (name: "full", user: "{BOB}", group: "{CLUB}", groups: ["adm", {NUMBER}], nice: 7,
-             ionice: BestEffort(6), scheduler: Batch, cpu_affinity: [1], oom_score_adj: 300,
+             ionice: BestEffort(6), scheduler: Batch, cpu_affinity: [{LAST}], oom_score_adj: 300,
              rlimits: {{ "NOFILE": (soft: 100, hard: 200), "CORE": 4096, "CPU": 60 }}, umask: "027",
              no_new_privs: true, cwd: "{self.dir}/out", path: ["/opt/one", "/opt/two"], stop_signal: "SIGINT",
              env: {{ "BOTH": "env", "HOME": "/elsewhere" }}, env_file: "{env_file}", output: Discard, {tasks("full")}),
@@ -146,9 +161,8 @@ class World(Case):
         def login(user, uid, home, shell, path=USERS_PATH):
             return [f"PATH={path}", f"HOME={home}", f"USER={user}", f"LOGNAME={user}", f"SHELL={shell}", "LANG=C.UTF-8"]
 
-        every_cpu = " ".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
         same = {
-            "nice": "0", "ioprio class": "0", "scheduler": "0 0", "cpus": every_cpu,
+            "nice": "0", "ioprio class": "0", "scheduler": "0 0", "cpus": " ".join(map(str, every_cpu())),
             "/proc/self/oom_score_adj": "0", "securebits": "0", "keepcaps": "0", "dumpable": "1",
             "death signal": "15", "subreaper": "0", "personality": "0", "session": "own", "group": "own",
             "terminal": "none", "root's key": "none", "fd 0": "/dev/null rw", "fd 1": "pipe w", "fd 2": "pipe w",
@@ -179,7 +193,7 @@ class World(Case):
             cwd = str(self.path("out"))
             limits.update({NOFILE: (100, 200), CORE: (4096, 4096), CPU: (60, 60)})
             same.update({
-                "nice": "7", "ioprio class": "2", "ioprio level": "6", "scheduler": "3 0", "cpus": "1",
+                "nice": "7", "ioprio class": "2", "ioprio level": "6", "scheduler": "3 0", "cpus": str(LAST),
                 "/proc/self/oom_score_adj": "300", "death signal": "2", "status Umask": "0027", "status NoNewPrivs": "1",
             })
         if name == "number":
@@ -233,6 +247,44 @@ class World(Case):
         self.assertEqual(first.wait(30), 0)
         self.check_all("after a takeover")
         self.assertEqual(self.stop(second), 0)
+
+    def test_a_normal_users_master_keeps_what_it_may_not_improve_and_no_more(self):
+        """Nice, scheduler and hard limits; what the file asks for is given or fails the chain."""
+        home = self.path("own")
+        home.mkdir()
+        os.chown(home, self.alice.pw_uid, -1)
+        config = home / "runner.ron"
+        config.write_text(f"""(run_root: "{home}/run", state_root: "{home}/state", log: (to: File("{home}/log")), chains: [
+            (name: "plain", tasks: [(name: "t", run: ["{self.probe}", "{self.dir}/out/plain"], success_cooldown: "200ms")]),
+            (name: "asks", nice: -5, tasks: [(name: "t", sh: "true")]),
+            (name: "modest", nice: 15, scheduler: Idle, ionice: Idle, cpu_affinity: [{FIRST}], oom_score_adj: 500, tasks: [
+                (name: "t", run: ["{self.probe}", "{self.dir}/out/modest"], success_cooldown: "200ms")]),
+        ])""")
+
+        def dirty():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (40, 64))
+            os.sched_setaffinity(0, {LAST})
+            os.setpriority(os.PRIO_PROCESS, 0, 5)
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            os.setgroups([self.club])
+            os.setresgid(*[self.alice.pw_gid] * 3)
+            os.setresuid(*[self.alice.pw_uid] * 3)
+        with open(self.path("stderr"), "ab") as err:
+            master = subprocess.Popen([MASTER, str(config)], stdin=subprocess.DEVNULL, stdout=err, stderr=err,
+                                      start_new_session=True, preexec_fn=dirty, cwd="/", env={"PATH": USERS_PATH})
+        self.masters.append(master)
+        wait_for("worlds", lambda: self.alive_or_fail(master) and self.worlds("plain") and self.worlds("modest"), 60)
+        plain, modest = self.worlds("plain")[0], self.worlds("modest")[0]
+        cpus = " ".join(map(str, every_cpu()))
+        told = {key: (plain[key][0], modest[key][0]) for key in ("nice", "scheduler", "cpus", "ioprio class", "rlimit 7", "dumpable")}
+        self.assertEqual(told, {
+            "nice": ("5", "15"), "scheduler": ("5 0", "5 0"), "cpus": (cpus, str(FIRST)), "ioprio class": ("0", "3"),
+            "rlimit 7": ("64 64", "64 64"), "dumpable": ("1", "1")})
+        self.assertEqual(plain["status Groups"][0].split(), [str(self.club)])
+        self.assertEqual(modest["/proc/self/oom_score_adj"], ["500"])
+        wait_for("the chain that asks for more says so", lambda: "cannot set nice to -5" in (home / "log").read_text())
+        master.send_signal(signal.SIGTERM)
+        self.assertEqual(master.wait(30), 0)
 
 
 if __name__ == "__main__":
