@@ -2,49 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-
 use proptest::prelude::*;
-use runner::config::{self, Defaults, File, MAX_FILE, Want};
+use runner::config::{self, MAX_FILE};
 
-fn root() -> Defaults {
-    let folder = |path: &str| Some(PathBuf::from(path));
-    Defaults {
-        as_root: true,
-        uid: 0,
-        user: None,
-        run_root: folder("/run/runner"),
-        state_root: folder("/var/lib/runner"),
-    }
-}
+#[allow(dead_code, unreachable_pub)]
+#[path = "../fuzz/src/lib.rs"]
+mod properties;
 
-fn load(bytes: &[u8]) -> config::Loaded {
-    config::load(Path::new("runner.ron"), &root(), &mut |want| match want {
-        Want::Main(path) => {
-            Ok(vec![File { name: path.to_owned(), path: path.to_owned(), bytes: bytes.to_vec() }])
-        }
-        Want::Include(_) => Ok(Vec::new()),
-    })
-}
+use properties::configuration::load;
 
 /// Whatever it was: a configuration or an error, every place inside its file, a text that a
 /// terminal may see.
 fn sound(bytes: &[u8]) {
-    let loaded = load(bytes);
-    assert_eq!(loaded.checked.is_some(), !config::refuses(&loaded.problems));
-    for problem in &loaded.problems {
-        if let Some(span) = &problem.span {
-            let text = &loaded.sources[problem.file].text;
-            assert!(span.start <= span.end && span.end <= text.len().max(1), "{problem:?}");
-        }
-    }
-    let told = config::render(&loaded.problems, &loaded.sources, false);
-    assert!(!told.chars().any(|c| c.is_control() && c != '\n'), "{told:?}");
-    if let Some(checked) = &loaded.checked {
-        for chain in &checked.config.chains {
-            config::show(checked, &loaded.sources, &chain.name, &|_| None).unwrap();
-        }
-    }
+    properties::check("config", bytes);
 }
 
 const GOOD: &str = r##"#![enable(implicit_some)]

@@ -32,6 +32,20 @@ fn every_property_holds_for_the_corpus_and_for_what_once_broke_it() {
     }
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config {
+        cases: 300, failure_persistence: None, ..Default::default()
+    })]
+
+    /// Any order of deaths, orders, upgrades, failed forks and things left behind.
+    #[test]
+    fn a_world_against_it_does_not_confuse_the_supervisor(
+        steps in proptest::collection::vec(0_u8.., 0..400),
+    ) {
+        properties::check("supervisor", &steps);
+    }
+}
+
 #[test]
 fn every_folder_and_every_program_has_its_target() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");

@@ -5,7 +5,7 @@
 //! file and holds every property against the corpus and against what once broke it, with no
 //! fuzzer at all.
 
-mod configuration;
+pub mod configuration;
 mod hostile;
 mod policy;
 mod records;
