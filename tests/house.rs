@@ -99,7 +99,7 @@ fn every_test_that_the_ledger_names_exists() {
         assert!(!names.is_empty(), "no test in the row {row}");
         for name in names {
             let (file, test) = name.split_once("::").unwrap();
-            let code = std::fs::read_to_string(root.join(file)).unwrap();
+            let code = std::fs::read_to_string(root.join(file)).unwrap_or_default();
             let keyword = if file.ends_with(".py") { "def" } else { "fn" };
             assert!(code.contains(&format!("{keyword} {test}(")), "{file} has no test {test}");
         }
