@@ -4,7 +4,7 @@ use super::{ALARM, CHECK_OUTPUT, LOGGER, Master, Phase, SIGNALS, now, wall};
 use crate::config::model::{Level, Transport};
 use crate::policy::notices::Deed;
 use crate::policy::supervisor::Action;
-use crate::sys::fork::leave;
+use crate::sys::fork::{give_memory_back, leave};
 use crate::sys::signals::{self, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use crate::wire::time::Timestamp;
 
@@ -14,6 +14,8 @@ impl Master {
     pub(super) fn live(mut self) -> ! {
         // Signals and children may have come before the loop watched for them.
         self.reap_children();
+        // The plan and the handover were decoded; the chains are forked from here on.
+        give_memory_back();
         loop {
             self.act();
             if self.phase != Phase::Running && self.all_is_gone() {
