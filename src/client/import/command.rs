@@ -215,19 +215,7 @@ fn simple(command: &[Placed], variables: &mut Variables, draft: &mut Draft) -> b
 pub(super) fn run(argv: Vec<String>, draft: &mut Draft) -> bool {
     let Some(program) = argv.first().filter(|program| !program.is_empty()) else { return false };
     if let Some(at) = argv.iter().position(|word| word == "run_functions") {
-        let functions: Vec<&String> =
-            argv[at + 1..].iter().filter(|word| !word.starts_with('-')).collect();
-        draft.note("The cooldowns are what @runner.task(...) says in the tasks; 5m and 20m if it says nothing.");
-        for function in functions {
-            let (module, name) = function.rsplit_once('.').unwrap_or(("tasks", function));
-            let mut call: Vec<String> = argv[..at].to_vec();
-            call.extend([
-                "shell".to_owned(),
-                "-c".to_owned(),
-                format!("import {module}; {module}.{name}()"),
-            ]);
-            draft.tasks.push(task(name.to_owned(), What::Run(call)));
-        }
+        functions_of_a_worker(&argv[..at], &argv[at + 1..], draft);
         return !draft.tasks.is_empty();
     }
     // `python manage.py send_mail` is known by the last of these.
@@ -246,6 +234,31 @@ pub(super) fn run(argv: Vec<String>, draft: &mut Draft) -> bool {
         .map_or_else(|| base_name(program), |word| base_name(word));
     draft.tasks.push(task(name, What::Run(argv)));
     true
+}
+
+/// `manage.py run_functions tasks.send_mail …`: the functions of a Django project, in a worker.
+fn functions_of_a_worker(program: &[String], functions: &[String], draft: &mut Draft) {
+    draft.note("The cooldowns are what @runner.task(...) says in the tasks; 5m and 20m if it says nothing.");
+    if !draft.env.iter().any(|(name, _)| name == "DJANGO_SETTINGS_MODULE") {
+        draft.note("Say what manage.py sets: env: { \"DJANGO_SETTINGS_MODULE\": \"...\" }.");
+    }
+    let manage = program.iter().rfind(|word| word.ends_with(".py"));
+    if let (None, Some((folder, _))) =
+        (&draft.cwd, manage.and_then(|manage| manage.rsplit_once('/')))
+        && folder.starts_with('/')
+    {
+        draft.cwd = Some(folder.to_owned());
+    }
+    // The interpreter that is named, else the one that manage.py finds.
+    let python = program.first().filter(|word| base_name(word).starts_with("python"));
+    let python = python.map_or("python3", String::as_str);
+    draft.set("worker", format!("Python({})", text(python)));
+    for function in functions.iter().filter(|word| !word.starts_with('-')) {
+        let function =
+            if function.contains('.') { function.clone() } else { format!("tasks.{function}") };
+        let name = function.rsplit('.').next().unwrap_or(&function).to_owned();
+        draft.tasks.push(task(name, What::Call(function)));
+    }
 }
 
 fn inner(script: &str, variables: &mut Variables, draft: &mut Draft) -> bool {

@@ -35,6 +35,8 @@ pub(super) struct TaskDraft {
 pub(super) enum What {
     Run(Vec<String>),
     Sh(String),
+    /// A function of the chain's worker.
+    Call(String),
 }
 
 impl Draft {
@@ -121,6 +123,7 @@ impl What {
         match self {
             What::Run(argv) => format!("run: {}", list(argv)),
             What::Sh(line) => format!("sh: {}", text(line)),
+            What::Call(function) => format!("call: {}", text(function)),
         }
     }
 }
@@ -138,9 +141,13 @@ pub(super) fn settle(drafts: &mut Vec<Draft>) {
 /// # Errors
 /// Why not.
 fn accepted(field: &str, value: &str) -> Result<(), String> {
-    let tasks = if field == "tasks" { "" } else { "tasks: [(name: \"t\", sh: \"x\")]" };
+    // A `call` needs a worker beside it.
+    let others = match field {
+        "tasks" => "worker: Python(\"python3\")",
+        _ => "tasks: [(name: \"t\", sh: \"x\")]",
+    };
     let user = if field == "user" { "" } else { "user: Current, " };
-    let text = format!("(chains: [({field}: {value}, {user}{tasks})])");
+    let text = format!("(chains: [({field}: {value}, {user}{others})])");
     let folder = Some(Path::new("/run").to_owned());
     let (run_root, state_root) = (folder.clone(), folder);
     let who = Defaults { as_root: true, uid: 0, user: None, run_root, state_root };
