@@ -340,6 +340,54 @@ class Orphans(Races):
         self.assertFalse(alive(deaf))
 
 
+@unittest.skipUnless(os.path.isdir("/sys/fs/cgroup/freezer"), "no version 1 freezer")
+class Unkillable(Races):
+    """A process that nobody can end (frozen by the version 1 freezer, it does not even take SIGKILL)
+    holds up its own chain and no other."""
+
+    def test_it_holds_up_its_own_chain_alone(self):
+        ice = pathlib.Path("/sys/fs/cgroup/freezer") / self.dir.name
+        ice.mkdir()
+        self.path("keeper").write_text(KEEPER)
+        self.path("keeper").chmod(0o755)
+        self.path("daemon.pid").touch()
+        a = (f'(name: "a", user: Current, cwd: "/", kill_timeout: "300ms", drain_timeout: "300ms",'
+             f' tasks: [(name: "t", run: ["{self.dir}/keeper", "a", "bare"],'
+             f' success_cooldown: "50ms", fail_cooldown: "50ms")]),')
+        master = self.start_without_groups(self.write_config(a + self.one("b") + self.one("c", 600, chain='upgrade_drain: "100ms",')))
+        deaf = self.pid_of("deaf")
+        def thaw():
+            (ice / "freezer.state").write_text("THAWED")
+        def gone():
+            for pid in (ice / "tasks").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+            try:
+                ice.rmdir()
+            except OSError:
+                return False
+            return True
+        self.addCleanup(wait_for, "the freezer is empty", gone)
+        self.addCleanup(thaw)
+        (ice / "tasks").write_text(str(deaf))
+        (ice / "freezer.state").write_text("FROZEN")
+        wait_for("it is frozen", lambda: (ice / "freezer.state").read_text() == "FROZEN\n")
+        os.kill(self.chain("a")["pid"], signal.SIGKILL)
+        wait_for("it is being ended", lambda: "killed its processes" in self.log(), 30)
+        for generation in (2, 3):
+            os.kill(self.chain("b")["pid"] or wait_for("pid", lambda: self.chain("b")["pid"]), signal.SIGKILL)
+            self.goes_on("b", limit=40)
+            master.send_signal(signal.SIGHUP)
+            for name in "bc":
+                wait_for(f"{name} is replaced", lambda: (self.chain(name) or {"generation": 0})["generation"] == generation
+                         and self.chain(name)["pid"], 30)
+            self.goes_on("b", limit=40)
+        self.assertEqual(self.starts("a"), 1)
+        thaw()
+        self.goes_on("a", limit=40)
+        self.stop(master)
+        self.never_two("a", "b", "c")
+
+
 class Waiting(Races):
     """A master that waits for its predecessor can be told to leave."""
 

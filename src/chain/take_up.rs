@@ -146,7 +146,10 @@ impl Taking<'_, '_> {
                 return Ok(file);
             }
             let holder = locks::holder(&file).map_err(|cause| cannot(&cause))?;
-            let Some(holder) = holder else { continue };
+            let Some(holder) = holder else {
+                self.pause();
+                continue;
+            };
             if holder <= 1 {
                 return Err(cannot(&"its holder cannot be seen from here"));
             }

@@ -67,9 +67,12 @@ pub(super) struct Handover {
     /// Children that runs left and that are kept, by chain.
     #[serde(default)]
     pub(super) kept: BTreeMap<i32, String>,
-    /// Strays that are being ended, by chain.
+    /// Strays that are being ended, by the chains that may have left them.
     #[serde(default)]
     pub(super) strays: BTreeMap<String, Vec<i32>>,
+    /// All that came up so far.
+    #[serde(default)]
+    pub(super) seen: Vec<i32>,
     /// Whether the master was started on a terminal.
     #[serde(default)]
     pub(super) had_terminal: bool,

@@ -96,8 +96,10 @@ impl Master {
             let _ = signal_child(pid, SIGKILL);
         }
         self.kill_strays_of(chain);
-        let how = if grouped { " and its control group" } else { "" };
-        self.log.say(Level::Warning, Some(chain), None, &format!("killed its processes{how}"));
+        if self.supervisor.slot(chain).is_none_or(|slot| slot.kill_rounds <= 1) {
+            let how = if grouped { " and its control group" } else { "" };
+            self.log.say(Level::Warning, Some(chain), None, &format!("killed its processes{how}"));
+        }
     }
 
     /// The chain has ended for good.

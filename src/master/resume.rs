@@ -14,6 +14,7 @@ use super::{Child, Link, Master, now, wall};
 use crate::checker::Plan;
 use crate::logger::Lanes;
 use crate::policy::notices::NoticeDesk;
+use crate::policy::supervisor::{Slot, SlotState};
 use crate::sys::exec;
 use crate::sys::poll::Interest;
 use crate::sys::signals::Signals;
@@ -57,11 +58,14 @@ impl Master {
         );
         master.pauses = handover.pauses;
         master.strays.kept = handover.kept;
-        master.strays.waiting = handover
-            .strays
-            .into_iter()
-            .map(|(chain, strays)| (chain, strays.into_iter().collect()))
-            .collect();
+        let strays = handover.strays.into_iter();
+        master.strays.left =
+            strays.map(|(chain, strays)| (chain, strays.into_iter().collect())).collect();
+        master.strays.seen = handover.seen.into_iter().collect();
+        master.strays.seen.extend(master.strays.left.values().flatten());
+        let clearing = |slot: &Slot| matches!(slot.state, SlotState::Clearing { .. });
+        let slots = master.supervisor.slots().filter(|(_, slot)| clearing(slot));
+        master.strays.waiting = slots.map(|(name, _)| name.to_owned()).collect();
         for pid in handover.others {
             master.children.insert(pid, Child::Other);
         }

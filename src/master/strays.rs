@@ -1,7 +1,8 @@
 //! What dead chains leave. The master is a subreaper (prctl(2)): orphans of a chain become its
-//! children, so every child that it does not know is a stray. A chain is not started again before
-//! all strays are gone that were there when it was reaped, whoever left them: one too many is
-//! waited for rather than one too few.
+//! children, so every child that it does not know is a stray. As long as a chain lives its orphans
+//! are its own children: so a stray was left by one of the chains that were dead when it came up,
+//! and by no other. None of those is started again before it is gone: one too many waits rather than
+//! one too few. A stray that nobody can end (state D of proc(5)) holds up no chain but those.
 //!
 //! What is not found this way: a process that left the tree before the master was its reaper, and
 //! what an earlier master left (see `chain::take_up`).
@@ -13,12 +14,13 @@ use std::time::Duration;
 use super::{Master, now};
 use crate::chain::kept;
 use crate::config::model::Leftovers;
+use crate::policy::supervisor::SlotState;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::Pid;
 use crate::sys::signals::{SIGCONT, SIGINT, SIGKILL, SIGTERM};
 use crate::sys::tree::signal_descendants_of;
 use crate::sys::wait::{Change, Reaped, children, reap, signal_child};
-use crate::sys::{clock, fs, poll};
+use crate::sys::{clock, fs, poll, proc};
 
 /// How long the last strays have before they are killed, and before they are given up (a process
 /// in the kernel's hands, state D of proc(5), cannot be ended by anybody).
@@ -33,8 +35,12 @@ pub(super) struct Strays {
     pub(super) inherited: BTreeSet<Pid>,
     /// What runs left and the configuration keeps, with the chain.
     pub(super) kept: BTreeMap<Pid, String>,
-    /// For each dead chain the strays that it waits for.
-    pub(super) waiting: BTreeMap<String, BTreeSet<Pid>>,
+    /// Strays that came up so far.
+    pub(super) seen: BTreeSet<Pid>,
+    /// For each chain that was dead when one came up: those that it may have left.
+    pub(super) left: BTreeMap<String, BTreeSet<Pid>>,
+    /// Chains that wait until those are gone.
+    pub(super) waiting: BTreeSet<String>,
 }
 
 impl Strays {
@@ -45,8 +51,15 @@ impl Strays {
     pub(super) fn reaped(&mut self, pid: Pid) {
         self.inherited.remove(&pid);
         self.kept.remove(&pid);
-        for strays in self.waiting.values_mut() {
-            strays.remove(&pid);
+        self.forget(pid);
+    }
+
+    /// Its number may be another process's next time.
+    fn forget(&mut self, pid: Pid) {
+        if self.seen.remove(&pid) {
+            for strays in self.left.values_mut() {
+                strays.remove(&pid);
+            }
         }
     }
 
@@ -65,19 +78,24 @@ impl Master {
         let signal = if hurried { SIGKILL } else { slot.terms.stop_signal };
         let spared = self.kept_of(chain);
         if spared.is_empty() {
+            // They come up as what it left.
             self.strays.kept.retain(|_, whose| whose != chain);
         }
-        let (kept, unknown): (Vec<Pid>, Vec<Pid>) =
-            self.unknown_children().into_iter().partition(|pid| spared.contains(pid));
+        self.strays.waiting.insert(chain.to_owned());
+        self.see_strays();
+        let left = self.strays.left.entry(chain.to_owned()).or_default();
+        let (kept, left): (Vec<Pid>, Vec<Pid>) =
+            left.iter().copied().partition(|pid| spared.contains(pid));
         for pid in kept {
+            self.strays.forget(pid);
             self.strays.kept.insert(pid, chain.to_owned());
         }
-        for pid in &unknown {
+        for pid in &left {
             signal_descendants_of(*pid, signal);
             let _ = signal_child(*pid, SIGCONT);
         }
-        if !unknown.is_empty() {
-            let text = format!("ending {} processes that it left", unknown.len());
+        if !left.is_empty() {
+            let text = format!("ending {} processes that it left", left.len());
             self.log.say(crate::config::model::Level::Info, Some(chain), None, &text);
         }
         if let Some(group) = self.group_of(chain)
@@ -85,7 +103,6 @@ impl Master {
         {
             group.signal_but(&spared, signal);
         }
-        self.strays.waiting.insert(chain.to_owned(), unknown.into_iter().collect());
         self.look_for_strays();
     }
 
@@ -120,43 +137,59 @@ impl Master {
     /// After each reaping: an orphan's own orphans come up, and chains whose strays are all gone
     /// go on.
     pub(super) fn look_for_strays(&mut self) {
-        if self.strays.waiting.is_empty() {
-            return;
-        }
-        let unknown: BTreeSet<Pid> = self.unknown_children().into_iter().collect();
-        let populated: BTreeSet<String> = self
-            .strays
-            .waiting
-            .keys()
-            .filter(|chain| {
-                self.group_of(chain)
-                    .is_some_and(|group| group.is_populated_but(&self.kept_of(chain)))
-            })
-            .cloned()
-            .collect();
-        let mut clear = Vec::new();
-        let known: BTreeSet<Pid> = self.strays.waiting.values().flatten().copied().collect();
-        let fresh: Vec<Pid> = unknown.difference(&known).copied().collect();
-        for (chain, strays) in &mut self.strays.waiting {
-            strays.retain(|pid| unknown.contains(pid));
-            strays.extend(fresh.iter().copied());
-            if strays.is_empty() && !populated.contains(chain) {
-                clear.push(chain.clone());
-            }
-        }
+        let Some(fresh) = self.see_strays() else { return };
         let signal = if self.phase == super::Phase::Killing { SIGKILL } else { SIGTERM };
         for pid in fresh {
             signal_descendants_of(pid, signal);
         }
+        let is_clear = |chain: &&String| {
+            self.strays.left.get(*chain).is_none_or(BTreeSet::is_empty)
+                && self.group_of(chain).is_none_or(|group| {
+                    !group.is_populated() || !group.is_populated_but(&self.kept_of(chain))
+                })
+        };
+        let clear: Vec<String> = self.strays.waiting.iter().filter(is_clear).cloned().collect();
         for chain in clear {
             self.strays.waiting.remove(&chain);
+            self.strays.left.remove(&chain);
             self.supervisor.cleared(&chain, now());
         }
     }
 
+    /// Takes note of strays that came up since the last look, and of whose they may be; returns them
+    /// if all those wait already: what one that is yet to wait has left is dealt with then, for it
+    /// may keep it. `None`: nobody can say what is there (no descriptor is left for a look),
+    /// so nothing is gone either.
+    fn see_strays(&mut self) -> Option<Vec<Pid>> {
+        let unknown: BTreeSet<Pid> = self.unknown_children().ok()?.into_iter().collect();
+        for gone in self.strays.seen.difference(&unknown).copied().collect::<Vec<_>>() {
+            self.strays.forget(gone);
+        }
+        let fresh: Vec<Pid> = unknown.difference(&self.strays.seen).copied().collect();
+        if fresh.is_empty() {
+            return Some(fresh);
+        }
+        self.strays.seen.extend(&fresh);
+        // Looked at after the strays: a chain that lives now had not left them.
+        let dead: Vec<String> = self
+            .supervisor
+            .slots()
+            .filter(|(_, slot)| match slot.state.pid() {
+                Some(pid) => !proc::is_alive(pid),
+                None => matches!(slot.state, SlotState::Clearing { .. }),
+            })
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for chain in &dead {
+            self.strays.left.entry(chain.clone()).or_default().extend(&fresh);
+        }
+        let all_wait = dead.iter().all(|chain| self.strays.waiting.contains(chain));
+        Some(if all_wait && !dead.is_empty() { fresh } else { Vec::new() })
+    }
+
     /// Kills what a dead chain left; new orphans are found at the next look.
     pub(super) fn kill_strays_of(&mut self, chain: &str) {
-        for pid in self.strays.waiting.get(chain).into_iter().flatten() {
+        for pid in self.strays.left.get(chain).into_iter().flatten() {
             signal_descendants_of(*pid, SIGKILL);
         }
         self.look_for_strays();
@@ -187,12 +220,13 @@ impl Master {
             }
             let unknown = self.unknown_children();
             let now = clock::monotonic();
-            if unknown.is_empty() || now.saturating_sub(start) > SWEEP_LIMIT {
-                return unknown.is_empty();
+            let is_clean = unknown.as_ref().is_ok_and(Vec::is_empty);
+            if is_clean || now.saturating_sub(start) > SWEEP_LIMIT {
+                return is_clean;
             }
             let signal = if now >= kill_at { SIGKILL } else { SIGTERM };
             if signal == SIGKILL || !asked {
-                for pid in unknown {
+                for pid in unknown.unwrap_or_default() {
                     signal_descendants_of(pid, signal);
                 }
             }
@@ -206,23 +240,23 @@ impl Master {
         }
     }
 
-    fn unknown_children(&self) -> Vec<Pid> {
-        let mut unknown = children().unwrap_or_default();
+    fn unknown_children(&self) -> std::io::Result<Vec<Pid>> {
+        let mut unknown = children()?;
         unknown.retain(|pid| {
             !self.children.contains_key(pid)
                 && !self.strays.inherited.contains(pid)
                 && !self.strays.kept.contains_key(pid)
-                && !crate::sys::proc::has_ended(*pid)
+                && !proc::has_ended(*pid)
         });
         if std::process::id() == 1 {
             unknown.retain(|pid| self.is_ours(*pid));
         }
-        unknown
+        Ok(unknown)
     }
 
     /// As PID 1 everybody's orphans end up here: only what is marked as ours is ended.
     fn is_ours(&self, pid: Pid) -> bool {
-        crate::sys::proc::environment_value(pid, "RUNNER_INSTANCE")
+        proc::environment_value(pid, "RUNNER_INSTANCE")
             .is_some_and(|instance| instance == self.instance)
             || self.groups.own.as_ref().is_some_and(|cgroups| cgroups.holds(pid))
     }

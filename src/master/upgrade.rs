@@ -301,10 +301,11 @@ impl Master {
             kept: self.strays.kept.clone(),
             strays: self
                 .strays
-                .waiting
+                .left
                 .iter()
                 .map(|(chain, strays)| (chain.clone(), strays.iter().copied().collect()))
                 .collect(),
+            seen: self.strays.seen.iter().copied().collect(),
             had_terminal: self.context.had_terminal,
             cgroups: self.groups.own_path().map(std::path::Path::to_path_buf),
             old_cgroups: before.cgroups,

@@ -46,10 +46,17 @@ pub fn start_time(pid: Pid) -> Option<u64> {
 /// Whether the process has ended and is not yet reaped. One whose first thread has ended while others
 /// go on is a zombie by its state, too, but alive (proc_pid_stat(5), num_threads).
 pub fn has_ended(pid: Pid) -> bool {
-    stat(pid).is_some_and(|fields| {
-        let threads = fields.get(17).and_then(|count| count.parse::<u32>().ok());
-        fields.first().is_some_and(|state| state == "Z") && threads.is_none_or(|count| count < 2)
-    })
+    stat(pid).is_some_and(|fields| is_ended(&fields))
+}
+
+/// Whether a process is known to live: not if nobody can say.
+pub fn is_alive(pid: Pid) -> bool {
+    stat(pid).is_some_and(|fields| !is_ended(&fields))
+}
+
+fn is_ended(fields: &[String]) -> bool {
+    let threads = fields.get(17).and_then(|count| count.parse::<u32>().ok());
+    fields.first().is_some_and(|state| state == "Z") && threads.is_none_or(|count| count < 2)
 }
 
 /// The real user id of a process.

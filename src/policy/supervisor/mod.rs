@@ -26,8 +26,14 @@ pub const MARGIN: Duration = Duration::from_secs(3);
 const START_PATIENCE: Duration = Duration::from_secs(120);
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two rounds of killing what a dead chain left.
+/// Between two rounds of killing what a dead chain left: what forks needs quick ones, what is in the
+/// kernel's hands (state D of proc(5)) seldom ones.
 const KILL_ROUND: Duration = Duration::from_millis(200);
+const QUICK_ROUNDS: u32 = 10;
+
+fn until_next_round(rounds: u32) -> Duration {
+    KILL_ROUND.saturating_mul(1 << rounds.saturating_sub(QUICK_ROUNDS).min(6))
+}
 
 /// What the master is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,12 +172,22 @@ impl Supervisor {
         if slot.state.pid().is_none() {
             slot.generation = generation;
             self.drop_fail_cooldown(chain);
-            if let Some(Slot { state: SlotState::Backoff { .. }, .. }) = self.slots.get(chain) {
-                self.set_state(chain, SlotState::Backoff { until: now }, now);
-            }
-            return;
+            return self.wait_no_longer(chain, now);
         }
         self.drain(chain, signal, drain, now);
+    }
+
+    /// A chain without a process waits for nothing but what its last one left.
+    fn wait_no_longer(&mut self, chain: &str, now: Timestamp) {
+        match self.slots.get(chain).map(|slot| slot.state.clone()) {
+            Some(SlotState::Backoff { .. }) => {
+                self.set_state(chain, SlotState::Backoff { until: now }, now);
+            }
+            Some(SlotState::Clearing { kill_at, .. }) => {
+                self.set_state(chain, SlotState::Clearing { kill_at, respawn_at: now }, now);
+            }
+            _ => {}
+        }
     }
 
     fn drop_fail_cooldown(&mut self, chain: &str) {
@@ -268,10 +284,8 @@ impl Supervisor {
         slot.wanted = Wanted::Running;
         slot.backoff.reset();
         match slot.state {
-            SlotState::Down | SlotState::Backoff { .. } => {
-                self.start_if_wanted(chain, Duration::ZERO, now);
-            }
-            _ => {}
+            SlotState::Down => self.start_if_wanted(chain, Duration::ZERO, now),
+            _ => self.wait_no_longer(chain, now),
         }
     }
 
@@ -349,6 +363,7 @@ impl Supervisor {
         slot.said_leaving = None;
         slot.last_words = None;
         slot.doing = Doing::Unknown;
+        slot.kill_rounds = 0;
         slot.terms = slot.next_terms.clone();
         let orphans = slot.terms.kill_timeout.saturating_add(ORPHAN_PATIENCE).saturating_mul(3);
         let deadline = Some(now + orphans.saturating_add(START_PATIENCE));
@@ -507,7 +522,11 @@ impl Supervisor {
                 }
                 Some(SlotState::Clearing { respawn_at, .. }) => {
                     self.actions.push(Action::Kill { chain: chain.clone() });
-                    let kill_at = now + KILL_ROUND;
+                    let rounds = self.slots.get_mut(&chain).map_or(0, |slot| {
+                        slot.kill_rounds = slot.kill_rounds.saturating_add(1);
+                        slot.kill_rounds
+                    });
+                    let kill_at = now + until_next_round(rounds);
                     self.set_state(&chain, SlotState::Clearing { kill_at, respawn_at }, now);
                 }
                 Some(SlotState::Down | SlotState::Up { .. }) | None => {}

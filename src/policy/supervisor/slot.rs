@@ -213,6 +213,9 @@ pub struct Slot {
     /// It said that it leaves, because of this signal.
     #[serde(default)]
     pub said_leaving: Option<i32>,
+    /// How often what its process left was killed in vain.
+    #[serde(default)]
+    pub kill_rounds: u32,
     /// Why it cannot start, in its own words.
     #[serde(default)]
     pub last_words: Option<String>,
@@ -240,6 +243,7 @@ impl Slot {
             next_terms: terms,
             was_ready: false,
             said_leaving: None,
+            kill_rounds: 0,
             last_words: None,
             last_failure: None,
             after,

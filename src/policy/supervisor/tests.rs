@@ -308,3 +308,26 @@ fn a_removed_chain_that_an_operator_stops_or_pauses_is_forgotten_all_the_same() 
         assert!(supervisor.take_actions().contains(&Action::Forget { chain: "a".into() }));
     }
 }
+
+#[test]
+fn an_upgrade_while_the_last_process_is_cleared_away_ends_the_waiting_after_it() {
+    let mut supervisor = up();
+    for death in [1, 2, 3, 4, 5] {
+        supervisor.exited("a", ExitReason::Code(71), at(death));
+    }
+    reconcile(&mut supervisor, &["a"], at(6));
+    supervisor.cleared("a", at(7));
+    assert_eq!(spawn_all(&mut supervisor, 100, at(7)), ["a"]);
+}
+
+#[test]
+fn what_cannot_be_killed_is_killed_more_and_more_seldom() {
+    let mut supervisor = up();
+    supervisor.exited("a", ExitReason::Signal(9), at(0));
+    let mut rounds = 0;
+    while let Some(due) = supervisor.next_timeout().filter(|due| *due < at(3600)) {
+        supervisor.handle_timeout(due);
+        rounds += 1;
+    }
+    assert!((250..400).contains(&rounds), "{rounds}");
+}
