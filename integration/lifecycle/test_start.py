@@ -36,10 +36,11 @@ class Who(Base):
         config = self.write_config(self.one())
         self.path("link.ron").symlink_to(config)
         self.path("loop").symlink_to(self.dir)
+        os.link(config, self.path("hard.ron"))
         masters = [self.start(config)]
         for path, cwd in ((self.path("link.ron"), "/"), ("runner.ron", self.dir),
                           (self.path("loop/../") / self.dir.name / "./runner.ron", "/"),
-                          (self.path("loop/runner.ron"), "/")):
+                          (self.path("loop/runner.ron"), "/"), (self.path("hard.ron"), "/"), (config, "/")):
             self.goes_on()
             masters.append(self.start(path, cwd=cwd))
             self.assertEqual(masters[-2].wait(20), 0, self.stderr()[-400:])

@@ -188,7 +188,10 @@ fn may_replace(config: &Config, holder: &Holder, pid: i32, replace: bool) -> Res
             "cannot start: process {pid} runs this configuration, and kill_concurrent is false"
         ));
     }
-    if !replace && !holder.config.as_os_str().is_empty() && holder.config != config.file {
+    let another = holder.config != config.file
+        && (fs::identity(&config.file).is_none()
+            || fs::identity(&holder.config) != fs::identity(&config.file));
+    if !replace && !holder.config.as_os_str().is_empty() && another {
         return refuse(format!(
             "cannot start: process {pid} runs {} with the same run_root; name another run_root, \
              or say --replace",

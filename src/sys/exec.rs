@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use super::fs::identity;
+
 /// Replaces this process by the program that `program` is open on. Returns only if that failed.
 pub fn exec(program: impl AsFd, argv: &[OsString], env: &[(OsString, OsString)]) -> io::Error {
     let c_string = |text: Vec<u8>| CString::new(text).unwrap_or_default();
@@ -70,7 +72,7 @@ pub fn close_all_but(keep: &[RawFd]) {
 /// The path by which this program was started, to be opened again at an upgrade: the one that was
 /// typed if it still names what runs, for it may go through a link that a deployment turns.
 pub fn own_path(argv0: &Path, search: &str, cwd: &Path) -> PathBuf {
-    let running = same_file(Path::new("/proc/self/exe"));
+    let running = identity(Path::new("/proc/self/exe"));
     let typed = if argv0.components().count() > 1 {
         vec![cwd.join(argv0)]
     } else {
@@ -82,14 +84,9 @@ pub fn own_path(argv0: &Path, search: &str, cwd: &Path) -> PathBuf {
     };
     typed
         .into_iter()
-        .find(|path| same_file(path).is_some() && same_file(path) == running)
+        .find(|path| identity(path).is_some() && identity(path) == running)
         .or_else(|| std::fs::read_link("/proc/self/exe").ok())
         .unwrap_or_else(|| argv0.to_path_buf())
-}
-
-fn same_file(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Opens a program to check and execute it.

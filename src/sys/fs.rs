@@ -121,6 +121,13 @@ pub fn replace(
     written
 }
 
+/// What makes a file this one, whatever path names it: device and inode number; `None` if nothing is
+/// there.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// Takes away what a process that was killed in the midst of [`replace`] left in a folder. Only for
 /// a moment at which nobody replaces anything there.
 ///
