@@ -396,7 +396,7 @@ mod tests {
         let at = folder.path();
         let (link, new, list) = (at.join("link"), at.join("new"), at.join("list"));
         symlink("/etc/passwd", &link).unwrap();
-        fs::write(&list, "A=1\nno assignment\n").unwrap();
+        fs::write(&list, "A=1\nno name=2\n").unwrap();
         assert_eq!(answer(&Look::Append(new.clone())), Ok(()));
         assert!(!new.exists());
         for (look, words) in [
