@@ -132,7 +132,8 @@ impl World {
             .collect();
         self.after.retain(|name, _| stays(name));
         for chain in &chains {
-            let waits = self.after.get(&chain.name).is_some_and(|after| !after.is_empty());
+            let known = self.after.get(&chain.name);
+            let waits = known.is_some_and(|after| after.iter().any(|name| lives(name)));
             if waits || !slots.contains(&chain.name.as_str()) {
                 self.after.insert(chain.name.clone(), go.clone());
             }
