@@ -49,7 +49,7 @@ pub(super) fn statements<'t>(source: &'t str, tokens: &'t [Placed]) -> Vec<State
     all
 }
 
-fn is_word(placed: &Placed, any_of: &[&str]) -> bool {
+pub(super) fn is_word(placed: &Placed, any_of: &[&str]) -> bool {
     match &placed.token {
         Token::Word(parts) => match parts.as_slice() {
             [Part::Text(text)] => any_of.contains(&text.as_str()),
@@ -97,6 +97,31 @@ impl Statement<'_> {
     }
 }
 
+impl Statement<'_> {
+    /// Takes in what only changes the surroundings of later statements: assignments, and `cd`,
+    /// `source …/activate` and `export`, also joined by `&&`. Whether it was nothing else.
+    pub(super) fn surrounds(&self, variables: &mut Variables, around: &mut Draft) -> bool {
+        let exported = self.first_word(variables) == "export";
+        if self.assign(variables) {
+            if exported {
+                prepare(self.tokens, variables, around);
+            }
+            return true;
+        }
+        let mut changed = around.clone();
+        let commands = self.tokens.split(|p| p.token == Token::Operator("&&"));
+        let only = commands.clone().all(|command| {
+            let first = command.first();
+            let known = first.is_some_and(|first| is_word(first, &["cd", "source", ".", "umask"]));
+            known && prepare(command, variables, &mut changed)
+        });
+        if only {
+            *around = changed;
+        }
+        only
+    }
+}
+
 /// Reads a statement into a draft; whether it runs anything.
 pub(super) fn interpret(
     statement: &Statement<'_>,
@@ -126,6 +151,9 @@ pub(super) fn interpret(
     let line = inline(&statement.source[first.start..last.end], variables);
     let mut argv = words(commands[0], variables);
     while strip(&mut argv, &mut Draft::default()) {}
+    if become_user(&mut argv, &mut Draft::default()).is_some() {
+        argv.clear();
+    }
     let name = argv.first().map_or("task".to_owned(), |word| base_name(word));
     draft.tasks.push(task(name, What::Sh(line)));
     true
@@ -176,11 +204,22 @@ fn prepare(command: &[Placed], variables: &mut Variables, draft: &mut Draft) -> 
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["source" | ".", file] => match file.strip_suffix("/activate") {
-            Some(folder) => draft.path.push(folder.to_owned()),
+            Some(folder) => {
+                let within = draft.cwd.as_deref().filter(|_| !folder.starts_with('/'));
+                draft.path.push(within.map_or_else(
+                    || folder.to_owned(),
+                    |cwd| format!("{}/{folder}", cwd.trim_end_matches('/')),
+                ));
+            }
             None => draft
                 .note(format!("{file} was read first: put the variables that it sets into `env`.")),
         },
-        ["cd", folder] => draft.cwd = Some((*folder).to_owned()),
+        ["cd", folder] => {
+            draft.cwd = Some(match (&draft.cwd, folder.starts_with('/')) {
+                (Some(before), false) => format!("{}/{folder}", before.trim_end_matches('/')),
+                _ => (*folder).to_owned(),
+            });
+        }
         ["umask", mask] => draft.set("umask", text(mask)),
         ["ulimit", rest @ ..] => {
             draft.note(format!("`ulimit {}` belongs into `rlimits`.", rest.join(" ")))
@@ -208,6 +247,14 @@ fn simple(command: &[Placed], variables: &mut Variables, draft: &mut Draft) -> b
         return inner(&script, variables, draft);
     }
     while strip(&mut argv, draft) {}
+    // A shell for one line only.
+    if let [shell, option, script] = argv.as_slice()
+        && ["sh", "bash", "dash", "ksh", "zsh"].contains(&base_name(shell).as_str())
+        && option.starts_with('-')
+        && option.ends_with('c')
+    {
+        return inner(&script.clone(), variables, draft);
+    }
     run(argv, draft)
 }
 
@@ -261,7 +308,7 @@ fn functions_of_a_worker(program: &[String], functions: &[String], draft: &mut D
     }
 }
 
-fn inner(script: &str, variables: &mut Variables, draft: &mut Draft) -> bool {
+pub(super) fn inner(script: &str, variables: &mut Variables, draft: &mut Draft) -> bool {
     let tokens = lex(script);
     let mut all = statements(script, &tokens);
     all.retain(|statement| {
@@ -274,25 +321,52 @@ fn inner(script: &str, variables: &mut Variables, draft: &mut Draft) -> bool {
     }
     let sleeps =
         all.iter().filter(|one| one.first_word(&mut Variables::default()) == "sleep").count();
-    if all.len() > 1 && sleeps == 0 {
+    let loops = |one: &Statement<'_>| {
+        one.tokens.first().is_some_and(|first| is_word(first, &["while", "until", "for"]))
+    };
+    if all.len() > 1 && sleeps == 0 && !all.iter().any(loops) {
         draft.note("The commands ran one after the other, and once: now they do for ever.");
     }
-    let mut any = false;
+    let (mut any, mut around, mut pauses) = (false, None, 0);
     for statement in &all {
         let first = statement.first_word(variables);
-        let pause = words(statement.tokens, variables).get(1).cloned();
+        let words = words(statement.tokens, variables);
+        let pause = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["sleep", time] => Some(seconds(time)),
+            ["while" | "until", "sleep", time] => {
+                around = Some(seconds(time));
+                continue;
+            }
+            _ => None,
+        };
         match (first.as_str(), pause) {
-            ("sleep", Some(time)) => {
-                let unit = if time.ends_with(|c: char| c.is_ascii_digit()) { "s" } else { "" };
+            (_, Some(pause)) => {
+                pauses += 1;
                 if let Some(last) = draft.tasks.last_mut() {
-                    last.fields.push(("success_cooldown", text(&format!("{time}{unit}"))));
+                    last.pause(&pause, &pause);
+                } else {
+                    around = Some(pause);
                 }
             }
             ("while" | "until" | "for", _) => {}
             _ => any |= interpret(statement, variables, draft),
         }
     }
+    if let (Some(pause), Some(last)) = (&around, draft.tasks.last_mut()) {
+        last.pause(pause, pause);
+        pauses += 1;
+    }
+    if pauses > 0 {
+        // A loop waits only where it says so.
+        draft.tasks.iter_mut().for_each(|task| task.pause("0s", "1s"));
+    }
     any
+}
+
+/// What sleep(1) takes, as a duration.
+fn seconds(time: &str) -> String {
+    let unit = if time.ends_with(|c: char| c.is_ascii_digit()) { "s" } else { "" };
+    format!("{time}{unit}")
 }
 
 fn task(name: String, what: What) -> TaskDraft {

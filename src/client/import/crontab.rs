@@ -2,25 +2,29 @@
 //! a comment keeps what the line said.
 
 use super::command::{interpret, statements};
-use super::draft::{Draft, TaskDraft, What, text};
+use super::draft::{Draft, TaskDraft, What, base_name, text};
 use super::lex::{Variables, is_name, lex};
 
-/// Whether the text has a line of such a table, and nothing that is none.
+/// Whether the text looks like such a table: most of its lines are entries, and some are.
 pub(super) fn is_one(text: &str) -> bool {
-    let mut lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .peekable();
-    lines.peek().is_some()
-        && lines.all(|line| schedule(line).is_some() || assignment(line).is_some())
-        && text.lines().any(|line| schedule(line.trim()).is_some())
+    let (mut entries, mut others) = (0, 0);
+    for line in text.lines().map(str::trim) {
+        if schedule(line).is_some() {
+            entries += 1;
+        } else if !line.is_empty() && !line.starts_with('#') && assignment(line).is_none() {
+            others += 1;
+        }
+    }
+    entries > others
 }
 
 /// The chains of its lines, and what else it says. `with_user`: the sixth word is a user, as in
-/// /etc/crontab.
+/// /etc/crontab; a table that says `root` there is of that kind wherever it lies.
 pub(super) fn import(table: &str, with_user: bool) -> (Vec<Draft>, Vec<String>) {
     let (mut drafts, mut other, mut env) = (Vec::new(), Vec::new(), Vec::new());
+    let entries = || table.lines().filter_map(|line| schedule(line.trim()));
+    let with_user = with_user
+        || entries().any(|(_, _, command)| command.split_whitespace().next() == Some("root"));
     for line in table.lines().map(str::trim) {
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -66,13 +70,14 @@ fn one(
             _ => draft.env.push((name.clone(), value.clone())),
         }
     }
-    let line = command.replace("\\%", "%");
-    if command.replace("\\%", "").contains('%') {
-        draft.note("What followed % was standard input, which is /dev/null here.");
+    let (command, input) = at_percent(command);
+    let line = command.as_str();
+    if let Some(input) = input {
+        draft.note(format!("Its standard input was {input:?}; here it is /dev/null."));
     }
-    let tokens = lex(&line);
+    let tokens = lex(line);
     let mut read = Draft::default();
-    let all = statements(&line, &tokens);
+    let all = statements(line, &tokens);
     let understood = matches!(all.as_slice(), [only] if interpret(only, &mut Variables::default(), &mut read))
         && matches!(read.tasks.as_slice(), [TaskDraft { what: What::Run(_), .. }])
         && !line.contains('$');
@@ -85,11 +90,23 @@ fn one(
         draft.notes.extend(read.notes);
         draft.user = read.user.or(draft.user);
     } else {
-        let name = read.tasks.first().map_or("task".to_owned(), |task| task.name.clone());
+        // It goes to the shell whole; only its name is taken from what was understood.
+        let name = read.tasks.first().map(|task| task.name.clone());
+        let name = name.unwrap_or_else(|| {
+            let words = || {
+                let dull = ["cd", "test", "sleep", "if", "then"];
+                let words = line.split(['(', ')', ';', '&', '|', ' ', '\t']);
+                words.filter(move |word| word.len() > 1 && !dull.contains(word))
+            };
+            words()
+                .find(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()))
+                .or_else(|| words().find(|word| word.starts_with('/')))
+                .map_or("task".to_owned(), base_name)
+        });
         draft.tasks.push(TaskDraft {
             notes: Vec::new(),
             name,
-            what: What::Sh(line),
+            what: What::Sh(line.to_owned()),
             fields: Vec::new(),
         });
     }
@@ -107,6 +124,19 @@ fn one(
             .note("It ran once after a boot, or at times that are no period: choose a cooldown."),
     }
     draft
+}
+
+/// A command up to its first bare `%`, and what follows as standard input, `%` as newlines.
+fn at_percent(command: &str) -> (String, Option<String>) {
+    const KEPT: &str = "\u{1}";
+    let kept = command.replace("\\%", KEPT);
+    let back = |text: &str| text.replace(KEPT, "%");
+    match kept.split_once('%') {
+        Some((command, input)) => {
+            (back(command).trim().to_owned(), Some(back(&input.replace('%', "\n"))))
+        }
+        None => (back(&kept), None),
+    }
 }
 
 fn assignment(line: &str) -> Option<(&str, &str)> {

@@ -39,6 +39,17 @@ pub(super) enum What {
     Call(String),
 }
 
+impl TaskDraft {
+    /// The pauses after its runs, unless they are known already.
+    pub(super) fn pause(&mut self, success: &str, failure: &str) {
+        for (field, time) in [("success_cooldown", success), ("fail_cooldown", failure)] {
+            if self.fields.iter().all(|(name, _)| *name != field) {
+                self.fields.push((field, text(time)));
+            }
+        }
+    }
+}
+
 impl Draft {
     /// Sets a field, in place of what it was.
     pub(super) fn set(&mut self, field: &'static str, ron: String) {

@@ -10,7 +10,9 @@ pub(super) enum Part {
     Text(String),
     /// `$name` or `${name}`.
     Variable(String),
-    /// `$(…)`, `` `…` ``, `${name:-…}`: only a shell knows.
+    /// `${name:-text}` and `${name:=text}`: the name, and the text if nothing else is known.
+    Default(String, String),
+    /// `$(…)`, `` `…` ``, `${name##…}`: only a shell knows.
     Opaque(String),
 }
 
@@ -39,8 +41,10 @@ const OPERATORS: [&str; 9] = ["&&", "||", ";;", "|&", "|", ";", "&", "(", ")"];
 
 /// Cuts a text into tokens. Total: what is not closed ends with the text.
 pub(super) fn lex(text: &str) -> Vec<Placed> {
-    let mut tokens = Vec::new();
+    let mut tokens: Vec<Placed> = Vec::new();
     let mut at = 0;
+    // What ends the here-documents that begin at the next line.
+    let mut ends: Vec<String> = Vec::new();
     while at < text.len() {
         let rest = &text[at..];
         let start = at;
@@ -52,6 +56,12 @@ pub(super) fn lex(text: &str) -> Vec<Placed> {
             at += 2;
         } else if rest.starts_with('\n') {
             push(Token::Operator("\n"), 1);
+            for end in ends.drain(..) {
+                let body = text[at..].split_inclusive('\n');
+                let lines = body.take_while(|line| line.trim() != end);
+                at += lines.map(str::len).sum::<usize>();
+                at += text[at..].find('\n').unwrap_or(text.len() - at);
+            }
         } else if rest.starts_with([' ', '\t', '\r']) {
             at += 1;
         } else if rest.starts_with('#') {
@@ -63,6 +73,12 @@ pub(super) fn lex(text: &str) -> Vec<Placed> {
         } else {
             let (parts, length) = word(rest);
             push(Token::Word(parts), length.max(1));
+            if let [.., Placed { token: Token::Redirect(_, "<<" | "<<-"), .. }, end] =
+                tokens.as_slice()
+                && let Token::Word(parts) = &end.token
+            {
+                ends.push(Variables::default().expand(parts));
+            }
         }
     }
     tokens
@@ -138,7 +154,12 @@ fn expansion(text: &str) -> (Part, usize) {
         if is_name(name) {
             return (Part::Variable(name.to_owned()), length);
         }
-        return opaque(length);
+        let default = name.split_once(":-").or_else(|| name.split_once(":="));
+        let default = default.or_else(|| name.split_once('-'));
+        return match default.filter(|(name, text)| is_name(name) && !text.contains(['$', '`'])) {
+            Some((name, text)) => (Part::Default(name.to_owned(), text.to_owned()), length),
+            None => opaque(length),
+        };
     }
     let rest = &text[1..];
     let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
@@ -179,6 +200,10 @@ impl Variables {
                         text.push_str(name);
                     }
                 },
+                Part::Default(name, default) => {
+                    let known = self.known.get(name).filter(|known| !known.is_empty());
+                    text.push_str(known.unwrap_or(default));
+                }
                 Part::Opaque(raw) => {
                     self.miss(raw.clone());
                     text.push_str(raw);
@@ -220,6 +245,14 @@ mod tests {
         );
         assert_eq!(words("a \\\n b\n\"c\\\nd\""), ["a", "b", "<\n>", "cd"]);
         assert_eq!(words("$unknown $(date) \"\""), ["$unknown", "$(date)", ""]);
+        assert_eq!(words("${a:-c} ${b:-c d} ${b##x}"), ["A B", "c d", "${b##x}"]);
+        assert_eq!(
+            words("cat <<EOF >x\nsu me &\nEOF\nrun <<-'E F'\n\tE F\nb"),
+            [
+                "cat", "[ <<]", "EOF", "[ >]", "x", "<\n>", "<\n>", "run", "[ <<-]", "E F", "<\n>",
+                "<\n>", "b"
+            ]
+        );
     }
 
     proptest::proptest! {

@@ -62,7 +62,7 @@ pub(super) fn become_user(argv: &mut Vec<String>, draft: &mut Draft) -> Option<S
     if !matches!(program.as_str(), "su" | "runuser" | "sudo") {
         return None;
     }
-    let (mut script, mut user, mut at) = (None, None, 1);
+    let (mut script, mut user, mut login, mut at) = (None, None, false, 1);
     while at < argv.len() {
         let word = argv[at].clone();
         let value = argv.get(at + 1).cloned();
@@ -75,6 +75,7 @@ pub(super) fn become_user(argv: &mut Vec<String>, draft: &mut Draft) -> Option<S
                 break;
             }
             _ if word.starts_with('-') => {
+                login |= matches!(word.as_str(), "-" | "-l" | "--login" | "-i");
                 at += 1;
                 continue;
             }
@@ -90,5 +91,13 @@ pub(super) fn become_user(argv: &mut Vec<String>, draft: &mut Draft) -> Option<S
     }
     argv.drain(..at.min(argv.len()));
     draft.user = user.or_else(|| Some("root".to_owned()));
+    // sudo(8) and a login begin with a clean environment, a login at home too.
+    if program == "sudo" || login {
+        draft.env.clear();
+        draft.path.clear();
+    }
+    if login {
+        draft.cwd = None;
+    }
     script
 }

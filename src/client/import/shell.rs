@@ -1,34 +1,115 @@
 //! Start scripts: every command that is put into the background, most of all as
 //! `su USER -c "… nice -n N COMMAND … &>> LOG & disown"`, becomes a chain.
 
-use super::command::{Statement, interpret, statements};
+use super::command::{Statement, inner, interpret, is_word, statements};
 use super::draft::Draft;
-use super::lex::{Variables, lex};
+use super::lex::{Placed, Token, Variables, lex};
+use super::redirect::redirections;
 
 /// The chains of a script, and its lines that were not understood.
 pub(super) fn import(script: &str) -> (Vec<Draft>, Vec<String>) {
-    let mut variables = Variables::default();
-    let mut drafts = Vec::new();
-    let mut other = Vec::new();
+    let mut reading = Reading::default();
     let tokens = lex(script);
-    let all = statements(script, &tokens);
-    let functions: Vec<&str> =
-        all.iter().filter(|statement| statement.opens).map(Statement::text).collect();
-    for statement in all.iter().filter(|statement| !functions.contains(&statement.text())) {
-        one(statement, &mut variables, &mut drafts, &mut other);
+    let mut rest = tokens.as_slice();
+    while !rest.is_empty() {
+        let block = next_block(rest);
+        let plain = block.as_ref().map_or(rest.len(), |block| block.start);
+        let all = statements(script, &rest[..plain]);
+        let functions: Vec<&str> =
+            all.iter().filter(|statement| statement.opens).map(Statement::text).collect();
+        for statement in all.iter().filter(|statement| !functions.contains(&statement.text())) {
+            reading.statement(statement);
+        }
+        let Some(block) = block else { break };
+        reading.block(script, &rest[block.clone()]);
+        rest = &rest[block.end..];
     }
-    (drafts, other)
+    (reading.drafts, reading.other)
+}
+
+/// The first `( … ) &` or `while …; do …; done &`, with its `&`.
+fn next_block(tokens: &[Placed]) -> Option<std::ops::Range<usize>> {
+    let operator = |at: usize, any_of: &[&str]| matches!(tokens.get(at).map(|placed| &placed.token), Some(Token::Operator(op)) if any_of.contains(op));
+    let begins = |at: usize| at == 0 || operator(at - 1, &["\n", ";", "&", ")"]);
+    for start in (0..tokens.len()).filter(|at| begins(*at)) {
+        let (mut depth, mut at) = (0_usize, start);
+        while let Some(placed) = tokens.get(at) {
+            if operator(at, &["("]) || is_word(placed, &["while", "until", "for"]) {
+                depth += 1;
+            } else if operator(at, &[")"]) || is_word(placed, &["done"]) {
+                depth = depth.saturating_sub(1);
+            }
+            at += 1;
+            if depth == 0 {
+                break;
+            }
+        }
+        if at <= start + 1 {
+            continue;
+        }
+        let end = (at..tokens.len()).find(|at| operator(*at, &["\n", ";", "&", "|", "&&", "||"]));
+        if let Some(end) = end.filter(|end| operator(*end, &["&"])) {
+            return Some(start..end + 1);
+        }
+    }
+    None
+}
+
+/// What is known at one place of the script.
+#[derive(Default)]
+struct Reading {
+    variables: Variables,
+    /// What `cd`, `source …/activate` and `export` at the script's own level mean for what follows.
+    around: Draft,
+    drafts: Vec<Draft>,
+    other: Vec<String>,
+}
+
+impl Reading {
+    fn block(&mut self, script: &str, tokens: &[Placed]) {
+        let [first, .., _] = tokens else { return };
+        self.variables.unknown.clear();
+        let closes =
+            |placed: &Placed| placed.token == Token::Operator(")") || is_word(placed, &["done"]);
+        let Some(last) = tokens.iter().rposition(closes) else { return };
+        let mut draft = self.around.clone();
+        redirections(&tokens[last..], &mut self.variables, &mut draft);
+        let begin = if first.token == Token::Operator("(") { first.end } else { first.start };
+        let body = &script[begin..tokens[last].start];
+        if inner(body, &mut self.variables, &mut draft) {
+            self.keep(draft);
+        } else {
+            self.other.push(script[first.start..tokens[last].end].to_owned());
+        }
+    }
+
+    fn keep(&mut self, mut draft: Draft) {
+        for name in &self.variables.unknown {
+            draft.note(format!("The script does not say what {name} is: put it in."));
+        }
+        self.drafts.push(draft);
+    }
+
+    fn statement(&mut self, statement: &Statement<'_>) {
+        let Reading { variables, around, drafts, other } = self;
+        if !statement.background && statement.surrounds(variables, around) {
+            return;
+        }
+        let before = drafts.len();
+        one(statement, variables, around, drafts, other);
+        if let Some(draft) = self.drafts.split_off(before).pop() {
+            self.keep(draft);
+        }
+    }
 }
 
 fn one(
     statement: &Statement<'_>,
     variables: &mut Variables,
+    around: &Draft,
     drafts: &mut Vec<Draft>,
     other: &mut Vec<String>,
 ) {
-    if statement.assign(variables) {
-        return;
-    }
     variables.unknown.clear();
     let first = statement.first_word(variables);
     let becomes = matches!(first.as_str(), "su" | "runuser" | "sudo");
@@ -53,14 +134,9 @@ fn one(
         }
         return;
     }
-    let mut draft = Draft::default();
+    let mut draft = around.clone();
     match interpret(statement, variables, &mut draft) {
-        true => {
-            for name in &variables.unknown {
-                draft.note(format!("The script does not say what {name} is: put it in."));
-            }
-            drafts.push(draft);
-        }
+        true => drafts.push(draft),
         false => other.push(statement.text().to_owned()),
     }
 }

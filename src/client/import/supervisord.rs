@@ -14,7 +14,14 @@ pub(super) fn is_one(text: &str) -> bool {
 pub(super) fn import(file: &str) -> (Vec<Draft>, Vec<String>) {
     let mut drafts = Vec::new();
     let mut other = Vec::new();
-    for (section, keys) in sections(file) {
+    let all = sections(file);
+    let common = all.iter().filter(|(section, _)| section == "supervisord");
+    let common: Vec<(String, String)> = common
+        .flat_map(|(_, keys)| keys)
+        .filter(|(key, _)| key == "environment")
+        .flat_map(|(_, value)| environment(value))
+        .collect();
+    for (section, keys) in all {
         let Some(name) = section.strip_prefix("program:") else {
             if !matches!(
                 section.as_str(),
@@ -25,13 +32,21 @@ pub(super) fn import(file: &str) -> (Vec<Draft>, Vec<String>) {
             }
             continue;
         };
-        match program(name.trim(), &keys) {
-            Some(draft) => drafts.push(draft),
-            None => other.push(format!("[{section}] without a command")),
+        let said = |key: &str| keys.iter().rev().find(|(known, _)| known == key);
+        let number = |key: &str| said(key).and_then(|(_, value)| value.parse::<usize>().ok());
+        let (copies, first) = (number("numprocs").unwrap_or(1), number("numprocs_start"));
+        for copy in (first.unwrap_or(0)..).take(copies.clamp(1, MOST_COPIES)) {
+            match program(name.trim(), &keys, (copies > 1).then_some(copy), &common) {
+                Some(draft) => drafts.push(draft),
+                None => other.push(format!("[{section}] without a command")),
+            }
         }
     }
     (drafts, other)
 }
+
+/// More processes of one program than that are a mistake.
+const MOST_COPIES: usize = 100;
 
 type Keys = Vec<(String, String)>;
 
@@ -57,8 +72,16 @@ fn sections(file: &str) -> Vec<(String, Keys)> {
     all
 }
 
-fn program(name: &str, keys: &Keys) -> Option<Draft> {
-    let mut draft = Draft { name: Some(name.to_owned()), ..Draft::default() };
+/// One program, or with `copy` one of its processes: a chain runs one at a time.
+fn program(
+    name: &str,
+    keys: &Keys,
+    copy: Option<usize>,
+    common: &[(String, String)],
+) -> Option<Draft> {
+    let number = copy.unwrap_or(0);
+    let chain = copy.map_or_else(|| name.to_owned(), |copy| format!("{name}_{copy}"));
+    let mut draft = Draft { name: Some(chain), ..Draft::default() };
     draft.set("success_cooldown", text("1s"));
     draft.set("fail_cooldown", text("10s"));
     draft.set("overdue", "None".to_owned());
@@ -68,18 +91,22 @@ fn program(name: &str, keys: &Keys) -> Option<Draft> {
         found.map(|(_, value)| {
             value
                 .replace("%(program_name)s", name)
-                .replace("%(process_num)02d", "00")
-                .replace("%(process_num)d", "0")
+                .replace("%(process_num)02d", &format!("{number:02}"))
+                .replace("%(process_num)d", &number.to_string())
+                .replace("%(process_num)s", &number.to_string())
                 .replace("%%", "%")
         })
     };
     let command = get("command")?;
-    let argv: Vec<String> = lex(&command)
+    // supervisord has quotes but no shell: what only a shell knows means itself.
+    let hidden: String = command.chars().map(|c| hide(c, OPERATORS, HIDDEN)).collect();
+    let argv: Vec<String> = lex(&hidden)
         .into_iter()
         .filter_map(|placed| match placed.token {
             Token::Word(parts) => Some(variables.expand(&parts)),
             _ => None,
         })
+        .map(|word| word.chars().map(|c| hide(c, HIDDEN, OPERATORS)).collect())
         .collect();
     run(argv, &mut draft).then_some(())?;
     if let Some(task) = draft.tasks.first_mut() {
@@ -87,8 +114,15 @@ fn program(name: &str, keys: &Keys) -> Option<Draft> {
     }
     draft.user = Some(get("user").unwrap_or_else(|| "root".to_owned()));
     draft.cwd = get("directory");
-    if let Some(variables) = get("environment") {
-        draft.env = environment(&variables);
+    let own = get("environment").map(|own| environment(&own)).unwrap_or_default();
+    draft.env =
+        common.iter().filter(|(name, _)| own.iter().all(|(o, _)| o != name)).cloned().collect();
+    for (name, value) in own {
+        // Put ahead of PATH, as here.
+        match value.strip_suffix(":%(ENV_PATH)s").filter(|_| name == "PATH") {
+            Some(folders) => draft.path = folders.split(':').map(str::to_owned).collect(),
+            None => draft.env.push((name, value)),
+        }
     }
     if let Some(file) =
         get("stdout_logfile").filter(|file| !matches!(file.as_str(), "AUTO" | "NONE"))
@@ -116,9 +150,6 @@ fn program(name: &str, keys: &Keys) -> Option<Draft> {
     }
     for (key, value) in keys {
         match key.as_str() {
-            "numprocs" if value != "1" => draft.note(format!(
-                "numprocs={value}: a chain runs one at a time; copy it under other names."
-            )),
             "autostart" if value == "false" => {
                 draft.note("autostart=false: `runnerctl stop` it after the first start.")
             }
@@ -131,12 +162,25 @@ fn program(name: &str, keys: &Keys) -> Option<Draft> {
     let left: Vec<&str> = keys
         .iter()
         .map(|(key, _)| key.as_str())
-        .filter(|key| get(key).is_some_and(|value| value.contains("%(")))
+        .filter(|key| *key != "process_name")
+        .filter(|key| {
+            get(key).is_some_and(|value| value.replace("%(ENV_PATH)s", "").contains("%("))
+        })
         .collect();
     if !left.is_empty() {
         draft.note(format!("%(...)s is not expanded in {}.", left.join(", ")));
     }
     Some(draft)
+}
+
+/// What means something to a shell, and what stands for it meanwhile (private use of Unicode).
+const OPERATORS: [char; 8] = ['(', ')', '<', '>', '&', '|', ';', '$'];
+const HIDDEN: [char; 8] = [
+    '\u{f8f0}', '\u{f8f1}', '\u{f8f2}', '\u{f8f3}', '\u{f8f4}', '\u{f8f5}', '\u{f8f6}', '\u{f8f7}',
+];
+
+fn hide(c: char, from: [char; 8], to: [char; 8]) -> char {
+    from.iter().position(|one| *one == c).map_or(c, |at| to[at])
 }
 
 /// `A="b",C=d`.

@@ -95,6 +95,21 @@ PATH=/usr/bin:/bin
     insta::assert_snapshot!(imported("crontab", "17 * * * * /usr/bin/pull --quiet\n"));
 }
 
+/// Files as they are met, in tests/data/import.
+#[test]
+fn files_as_they_are_met() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/import");
+    for (name, path) in [
+        ("ways.sh", "ways.sh"),
+        ("programs.conf", "/etc/supervisord.conf"),
+        ("crontab", "crontab"),
+        ("etc-crontab", "crontab.txt"),
+    ] {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap();
+        insta::assert_snapshot!(name.replace('.', "_"), imported(path, &text));
+    }
+}
+
 #[test]
 fn what_starts_nothing_is_said() {
     assert!(import(Path::new("x"), "echo hello\n", None).is_err());
