@@ -12,10 +12,12 @@ use super::wishes::Wish;
 use super::{Child, FIRST_CONTROL, Master, Phase, now, wall};
 use crate::config::model::Level;
 use crate::mailer::spool::{self, Entry};
+use crate::policy::notices::{span, when};
 use crate::sys::fork::{fork_child, keep_only, leave};
 use crate::sys::{privileges, socket};
 use crate::wire::control::{Answer, Request};
 use crate::wire::report::{Order, encode};
+use crate::wire::time::Timestamp;
 
 /// runnerctl's exit status for a request that makes no sense now.
 const EXIT_REFUSED: u8 = 1;
@@ -226,12 +228,18 @@ impl Master {
         use crate::policy::supervisor::{Doing, SlotState};
         let mut lines = Vec::new();
         if let Some(slot) = self.supervisor.slot(chain) {
-            let at = |at| self.wall_of(at).to_string();
+            let since = |at| when(self.wall_of(at));
+            let at = |at: Timestamp| format!("{} (in {})", since(at), span(at.since(now())));
             lines.push(match (&slot.state, &slot.doing) {
                 (SlotState::Down, _) if !slot.after.is_empty() => {
                     format!("It waits until {} has ended.", slot.after.join(", "))
                 }
-                (SlotState::Down, _) => "It is held: see pause and stop.".to_owned(),
+                (SlotState::Down, _) if self.desk.paused(chain).is_some() => {
+                    format!("It is paused; `runnerctl resume {chain}` lets it go on.")
+                }
+                (SlotState::Down, _) => {
+                    format!("It is stopped; `runnerctl start {chain}` starts it.")
+                }
                 (SlotState::Backoff { until }, _) => {
                     format!("Its process is started again at {}.", at(*until))
                 }
@@ -248,7 +256,8 @@ impl Master {
                     format!("It ends its run; killed at {}.", at(*kill_at))
                 }
                 (_, Doing::Running { task, since }) => {
-                    format!("It runs {task} since {}.", at(*since))
+                    let now = span(now().since(*since));
+                    format!("It runs {task} since {} ({now} ago).", when(self.wall_of(*since)))
                 }
                 (_, Doing::Cooling { next, until, after_failure, .. }) => format!(
                     "It waits after a {} until {}, then runs {next}.",
@@ -260,6 +269,9 @@ impl Master {
         }
         lines.extend(self.desk.explain(chain, now(), wall()));
         lines.extend(self.chain(chain).into_iter().flat_map(|chain| self.explain_options(chain)));
+        if let Some(error) = self.post.error() {
+            lines.push(format!("{} mails are still to go: {error}", self.post.waiting()));
+        }
         lines
     }
 

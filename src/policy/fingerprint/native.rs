@@ -1,10 +1,10 @@
-//! Rust, Go, Ruby and PHP: each has its own form of a last word.
+//! Rust, Go, Ruby, PHP and Lua: each has its own form of a last word.
 
 use super::{Said, quoted};
 
 /// The last of any of them.
 pub(super) fn find(lines: &[&str]) -> Option<Said> {
-    [rust(lines), go(lines), ruby(lines), php(lines)]
+    [rust(lines), causes(lines), go(lines), ruby(lines), php(lines), lua(lines)]
         .into_iter()
         .flatten()
         .max_by_key(|said| said.end)
@@ -37,6 +37,7 @@ fn rust(lines: &[&str]) -> Option<Said> {
                 (place.trim_end_matches(':'), lines[at + 1..end].join(" "))
             }
         };
+        end = after_backtrace(lines, end);
         let follows = message.contains("value: Any { .. }") || message.contains("PoisonError");
         if follows && let Some(found) = &mut found {
             found.end = end;
@@ -50,6 +51,74 @@ fn rust(lines: &[&str]) -> Option<Said> {
         found = Some(said);
     }
     found
+}
+
+/// The line after a panic's backtrace: its frames look like those of other languages. They do not
+/// count, so a fault is the same with and without `RUST_BACKTRACE`.
+fn after_backtrace(lines: &[&str], mut end: usize) -> usize {
+    if lines.get(end) != Some(&"stack backtrace:") {
+        return end;
+    }
+    end += 1;
+    let frame = |line: &str| {
+        let bare = line.trim_start();
+        let numbered = bare.split_once(": ").is_some_and(|(number, _)| {
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        line.starts_with(' ') && (numbered || bare.starts_with("at "))
+    };
+    while lines.get(end).is_some_and(|line| frame(line) || line.starts_with("note: ")) {
+        end += 1;
+    }
+    end
+}
+
+/// An error and, below `Caused by:`, its causes, as Rust's error reports print them. The first
+/// line says what was to be done, so that is quoted.
+fn causes(lines: &[&str]) -> Option<Said> {
+    let at = lines.iter().rposition(|line| *line == "Caused by:")?;
+    let error = lines[..at].iter().rev().take(2).find(|line| !line.trim().is_empty())?;
+    if !error.to_lowercase().starts_with("error") {
+        return None;
+    }
+    let mut said = Said { sure: true, message: (*error).to_owned(), ..Said::default() };
+    said.add(error);
+    said.end = at + 1;
+    while let Some(cause) = lines.get(said.end).filter(|line| line.starts_with(' ')) {
+        said.add(cause.trim());
+        said.end += 1;
+    }
+    Some(said)
+}
+
+/// `PROGRAM: FILE:LINE: TEXT`, then `stack traceback:` and its frames.
+fn lua(lines: &[&str]) -> Option<Said> {
+    let at = lines.iter().rposition(|line| *line == "stack traceback:")?;
+    let error = lines[..at].last().filter(|line| !line.trim().is_empty())?;
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let mut parts = error.splitn(4, ':').map(str::trim);
+    let text = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(_), Some(_), Some(line), Some(text)) if is_number(line) => text,
+        _ => error,
+    };
+    let mut said = Said { sure: true, message: text.to_owned(), ..Said::default() };
+    said.add(text);
+    said.end = at + 1;
+    // The innermost frame's line is kept: no source text tells the place.
+    let mut frames = 0;
+    while let Some(frame) = lines.get(said.end).filter(|line| line.starts_with('\t')) {
+        let frame = frame.trim();
+        if !frame.starts_with("[C]") {
+            if frames == 0 {
+                said.identity.push_str(frame);
+            } else if frames < 12 {
+                said.add(frame);
+            }
+            frames += 1;
+        }
+        said.end += 1;
+    }
+    Some(said)
 }
 
 /// `panic: TEXT` or `fatal error: TEXT`, then goroutines.

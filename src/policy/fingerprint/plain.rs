@@ -287,7 +287,13 @@ fn weight(line: &str) -> Weight {
     }
     let error = ERRORS.iter().any(|word| lower.contains(word)) || is_perl(line);
     let of_make = line.contains(": *** [") || line.contains("]: *** ");
-    if is_phrase(&lower) || of_make || lower.starts_with("begin failed--compilation aborted") {
+    // A code for what the lines before it said.
+    let of_rsync = lower.starts_with("rsync error: ");
+    if is_phrase(&lower)
+        || of_make
+        || of_rsync
+        || lower.starts_with("begin failed--compilation aborted")
+    {
         return Weight::Phrase;
     }
     if error { Weight::Error } else { Weight::Nothing }
@@ -327,6 +333,7 @@ fn is_noise(line: &str) -> bool {
         || line.starts_with("note: ")
         || line == "Stack trace:"
         || line.contains("complete log of this run")
+        || line.starts_with("dmesg(1) may have more")
         || (line.contains(" called at ") && line.contains(" line "))
 }
 
@@ -341,6 +348,10 @@ fn unstamped(line: &str) -> &str {
         && stamp(word)
     {
         rest = after.trim_start();
+    }
+    // npm puts these words in front of everything, its hints too.
+    for before in ["npm error ", "npm ERR! "] {
+        rest = rest.strip_prefix(before).unwrap_or(rest);
     }
     if rest.is_empty() { line } else { rest }
 }

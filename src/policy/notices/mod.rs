@@ -32,3 +32,4 @@ pub(crate) use desk::fnv;
 pub use desk::{Decision, Deed, NoticeDesk, TaskCounters};
 pub use saved::SavedDesk;
 pub use text::MAX_BODY;
+pub(crate) use text::{span, when};

@@ -34,6 +34,18 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![20 => run, 2 => Just(Step::Deploy), 1 => Just(Step::Restart), 1 => Just(Step::Died)]
 }
 
+/// A task that fails in ever new ways while it is deployed again and again: what uses up the bound
+/// on FIRST and NEW.
+fn bad_day() -> impl Strategy<Value = Step> {
+    let run = (0_i64..2_500, 0_usize..200).prop_map(|(after, message)| Step::Run {
+        after,
+        seconds: 1,
+        outcome: "exit 1",
+        message,
+    });
+    prop_oneof![8 => run, 2 => Just(Step::Deploy), 1 => Just(Step::Restart), 1 => Just(Step::Died)]
+}
+
 /// The same with silences.
 fn step_or_silence() -> impl Strategy<Value = Step> {
     prop_oneof![6 => step(), 1 => (1_i64..200_000).prop_map(Step::Silence)]
@@ -157,7 +169,11 @@ proptest! {
     }
 
     #[test]
-    fn mails_are_bounded_per_task_and_window(steps in proptest::collection::vec(step(), 0..300)) {
+    fn mails_are_bounded_per_task_and_window(
+        steps in prop_oneof![
+            proptest::collection::vec(step(), 0..300), proptest::collection::vec(bad_day(), 100..300)
+        ],
+    ) {
         use NoticeKind::{Again, First, Healed, New, Overdue, Reached, Unstable};
         let mut life = Life::new();
         for step in &steps {
