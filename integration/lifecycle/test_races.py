@@ -479,6 +479,56 @@ class Wishes(Races):
         self.assertRegex(look.communicate(timeout=60)[0], "stopping|not running|no master")
 
 
+class Pressed(Races):
+    """A chain process whose user lowers its limits, and one whose master is gone."""
+
+    def cpu(self, pid):
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_without_descriptors_nothing_counts_as_gone(self):
+        master = self.start(self.write_config(
+            f'(name: "a", user: Current, cwd: "/", kill_timeout: "300ms", output: Discard,'
+            f' tasks: [(name: "t", run: ["{self.dir}/hostile", "a", "leave"],'
+            f' success_cooldown: "50ms", fail_cooldown: "50ms")]),'))
+        self.goes_on(limit=40)
+        for _ in range(3):
+            have = self.starts()
+            wait_for("a run", lambda: self.starts() > have, 60)
+            chain = wait_for("pid", lambda: self.chain("a")["pid"])
+            subprocess.run(["prlimit", "--pid", str(chain), "--nofile=1:4096"], check=True)
+            before = self.cpu(chain)
+            begun = time.monotonic()
+            while time.monotonic() < begun + 1 and alive(chain):
+                time.sleep(0.02)
+            if alive(chain):
+                self.assertLess(self.cpu(chain) - before, 0.5, "it spins")
+                subprocess.run(["prlimit", "--pid", str(chain), "--nofile=1024:4096"])
+            self.goes_on(limit=60)
+        self.stop(master)
+        self.never_two()
+
+    def test_a_chain_whose_master_is_gone_does_not_spin(self):
+        master = self.start(self.write_config(
+            f'(name: "a", user: Current, cwd: "/", kill_timeout: "3s", tasks: [(name: "t",'
+            f' sh: "trap : TERM; echo start >> {self.dir}/ledger.a; while :; do sleep 0.5 || :; done")]),'))
+        wait_for("it runs", self.starts)
+        chain = self.chain("a")["pid"]
+        before = self.cpu(chain)
+        master.kill()
+        master.wait()
+        used = before
+        end = time.monotonic() + 30
+        while alive(chain) and time.monotonic() < end:
+            try:
+                used = self.cpu(chain)
+            except OSError:
+                break
+            time.sleep(0.02)
+        self.assertFalse(alive(chain))
+        self.assertLess(used - before, 0.3)
+
+
 class Pidfiles(Races):
     def test_the_masters_pidfile_is_written_kept_and_removed(self):
         pidfile = self.path("run/master.pid")

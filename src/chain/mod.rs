@@ -82,6 +82,9 @@ enum Wish {
     StopNow,
 }
 
+/// How long a process that cannot wait for its descriptors sleeps between two looks at them.
+const BLIND: Duration = Duration::from_millis(50);
+
 /// A chain process at work.
 struct Runner<'a> {
     chain: &'a Chain,
@@ -102,6 +105,8 @@ struct Runner<'a> {
     /// A task to run now, whatever the cooldown.
     run_now: Option<Option<usize>>,
     run_number: u64,
+    /// The master is gone.
+    alone: bool,
     /// Children that earlier runs left and that the configuration keeps.
     kept: Vec<i32>,
     /// What earlier processes of this chain kept, no children of this one.
@@ -138,6 +143,7 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 hurry: false,
                 run_now: None,
                 run_number: 0,
+                alone: false,
                 kept: Vec::new(),
                 kept_before: parts.kept,
                 lock: parts.lock,
@@ -230,7 +236,9 @@ impl Runner<'_> {
 
     /// Waits for anything, at most `patience`, and takes note of it. Output is read in passing.
     fn wait(&mut self, patience: Option<Duration>) {
-        let mut fds = vec![self.signals.as_fd(), self.reports.as_fd()];
+        // The end of a pair whose master is gone would be ready for ever.
+        let orders = if self.alone { self.signals.as_fd() } else { self.reports.as_fd() };
+        let mut fds = vec![self.signals.as_fd(), orders];
         let replies = self.worker().and_then(Live::source);
         let hears = replies.is_some();
         fds.extend(replies);
@@ -240,7 +248,12 @@ impl Runner<'_> {
         let packing = self.output.wants_packing();
         let look_again = if packing { Some(Duration::ZERO) } else { self.output.look_again() };
         let patience = [patience, look_again].into_iter().flatten().min();
-        let Ok(ready) = poll::wait_readable(&fds, patience) else { return };
+        let Ok(ready) = poll::wait_readable(&fds, patience) else {
+            // The user allows this process fewer descriptors than it has (poll(2), EINVAL).
+            std::thread::sleep(patience.map_or(BLIND, |patience| patience.min(BLIND)));
+            self.take_signals();
+            return self.take_order();
+        };
         if packing && !ready.contains(&true) {
             self.output.pack_some();
         }
@@ -301,7 +314,10 @@ impl Runner<'_> {
                 }
             }
             FromMaster::Nothing => {}
-            FromMaster::Gone => self.wish = Wish::StopNow,
+            FromMaster::Gone => {
+                self.alone = true;
+                self.wish = Wish::StopNow;
+            }
         }
     }
 }

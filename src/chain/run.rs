@@ -188,12 +188,15 @@ impl Runner<'_> {
         if self.nothing_left() {
             return false;
         }
-        let left: Vec<Pid> = self.living_children();
-        if left.is_empty() {
+        let left = self.living_children();
+        if left.as_ref().is_ok_and(Vec::is_empty) {
             return false;
         }
-        let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
-        if self.chain.leftovers == Leftovers::Keep && !ended_by_us {
+        let count = left.as_ref().map_or(1, |left| u32::try_from(left.len()).unwrap_or(u32::MAX));
+        if let Ok(left) = left
+            && self.chain.leftovers == Leftovers::Keep
+            && !ended_by_us
+        {
             self.kept.extend(left);
             self.write_down_kept();
             self.reports
@@ -247,7 +250,7 @@ impl Runner<'_> {
                 }
                 Ok(Reaped::Nothing) => {
                     let some_are_spared = !self.kept.is_empty() || self.worker_pid().is_some();
-                    return some_are_spared && self.living_children().is_empty();
+                    return some_are_spared && self.living_children().is_ok_and(|l| l.is_empty());
                 }
             }
         }
@@ -273,11 +276,12 @@ impl Runner<'_> {
         self.kept.iter().copied().chain(self.worker_pid()).collect()
     }
 
-    fn living_children(&self) -> Vec<Pid> {
-        let mut children = crate::sys::wait::children().unwrap_or_default();
+    /// What a look shows; where none is possible (a limit that somebody lowered), nothing is gone.
+    fn living_children(&self) -> std::io::Result<Vec<Pid>> {
+        let mut children = crate::sys::wait::children()?;
         let worker = self.worker_pid();
         children.retain(|child| !self.kept.contains(child) && Some(*child) != worker);
-        children
+        Ok(children)
     }
 
     /// Told to stop at once: what was kept goes, too, also by earlier processes of this chain.
