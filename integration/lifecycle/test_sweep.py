@@ -108,6 +108,14 @@ class Point:
         return self.spawn(self.tool.crash, "hold", MASTER, str(self.config),
                           stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
+    def let_go(self, held):
+        """The byte that it waits for; it may have been killed in that very call."""
+        try:
+            held.stdin.write(b"\n")
+            held.stdin.close()
+        except BrokenPipeError:
+            pass
+
     def follow(self, pid):
         role = self.side[1] if self.n else "count"
         self.tracer = self.spawn(self.tool.crash, MASTER, role, self.kind, str(self.n), str(pid),
@@ -159,8 +167,7 @@ class Point:
         if self.phase in ("start", "mail"):
             master = self.held()
             self.follow(master.pid)
-            master.stdin.write(b"\n")
-            master.stdin.flush()
+            self.let_go(master)
             self.follow_until(lambda: self.starts() >= 2 if self.phase == "start" else len(self.mails()) >= 2)
             return
         old = self.start()
@@ -174,8 +181,7 @@ class Point:
         if who == "master":
             new = self.held()
             self.follow(new.pid)
-            new.stdin.write(b"\n")
-            new.stdin.flush()
+            self.let_go(new)
         else:
             self.follow(old.pid if who == "old" else self.chain_pid())
             new = self.spawn(MASTER, str(self.config), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -279,6 +285,8 @@ class Point:
             if process.poll() is None:
                 process.kill()
             process.wait(20)
+            if process.stdout:
+                process.stdout.close()
         end = time.monotonic() + 15
         while (left := marked(self.dir)) and time.monotonic() < end:
             for pid in left:
