@@ -72,7 +72,8 @@ impl Draft {
             if let Some(file) = value.strip_prefix("Raw(\"").filter(|file| !file.starts_with('/'))
                 && *name == "output"
             {
-                *value = format!("Raw(\"{}/{file}", cwd.trim_end_matches('/'));
+                let folder = text(cwd.trim_end_matches('/'));
+                *value = format!("Raw({}/{file}", folder.strip_suffix('"').unwrap_or(&folder));
             }
         }
     }

@@ -143,3 +143,10 @@ fn what_a_configuration_would_refuse_becomes_a_comment() {
         assert!(made.contains(told), "{told} in {made}");
     }
 }
+
+#[test]
+fn a_working_folder_stays_inside_its_quotes() {
+    let file = "[program:web]\ncommand=/usr/bin/web\ndirectory=/srv/a\"b\nstdout_logfile=out.log\n";
+    let made = import(Path::new("x.conf"), file, None).unwrap();
+    assert!(made.contains(r#"output: Raw("/srv/a\"b/out.log"),"#), "{made}");
+}
