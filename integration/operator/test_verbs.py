@@ -56,9 +56,12 @@ class Look(Operator):
         self.assertEqual(list(status), ["version", "master", "chains"])
         self.assertEqual(status["version"], 1)
         master = status["master"]
-        self.assertEqual(list(master), [
-            "pid", "since", "config", "generation", "binary_version", "mail_waiting", "mail_error", "log_dropped",
-            "strays_by", "last_upgrade"])
+        contract = ["pid", "since", "config", "generation", "binary_version", "mail_waiting", "mail_error",
+                    "log_dropped", "strays_by", "last_upgrade"]
+        self.assertEqual([key for key in master if key in contract], contract)
+        # Keys may be added while the version is 1, if the manual names them.
+        manual = (harness.PROJECT / "man/runnerctl.8").read_text()
+        self.assertEqual([key for key in master if key not in contract and key not in manual], [])
         self.assertEqual(list(master["last_upgrade"]), ["at", "outcome", "cause"])
         self.assertEqual(master["last_upgrade"]["outcome"], "accepted")
         self.assertIn(master["strays_by"], ("cgroup", "marks"))
