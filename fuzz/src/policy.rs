@@ -136,6 +136,9 @@ impl World {
             let waits = known.is_some_and(|after| after.iter().any(|name| lives(name)));
             if waits || !slots.contains(&chain.name.as_str()) {
                 self.after.insert(chain.name.clone(), go.clone());
+            } else {
+                // What it waited for is over; who has that name now is another one.
+                self.after.remove(&chain.name);
             }
         }
         let only = if some { vec!["a".to_owned()] } else { Vec::new() };
