@@ -43,6 +43,12 @@ class Look(Operator):
         self.went(self.ctl("status", "fien"), 4, err='did you mean "fine"?')
         self.went(self.ctl("status", "--failing", "fine"), 0)
 
+    def keys(self, found, contract):
+        """Those of the contract in its order; keys may be added while the version is 1, if the manual names them."""
+        self.assertEqual([key for key in found if key in contract], contract)
+        manual = (harness.PROJECT / "man/runnerctl.8").read_text()
+        self.assertEqual([key for key in found if key not in contract and key not in manual], [])
+
     def test_the_json_of_status_has_the_keys_of_the_contract_and_no_other(self):
         self.start(self.write_config(self.chain("bad", "exit 3") + self.chain("fine"), extra=self.mail_to_maildir()))
         wait_for("both have run", lambda: self.runs("fine") and self.runs("bad"))
@@ -56,12 +62,8 @@ class Look(Operator):
         self.assertEqual(list(status), ["version", "master", "chains"])
         self.assertEqual(status["version"], 1)
         master = status["master"]
-        contract = ["pid", "since", "config", "generation", "binary_version", "mail_waiting", "mail_error",
-                    "log_dropped", "strays_by", "last_upgrade"]
-        self.assertEqual([key for key in master if key in contract], contract)
-        # Keys may be added while the version is 1, if the manual names them.
-        manual = (harness.PROJECT / "man/runnerctl.8").read_text()
-        self.assertEqual([key for key in master if key not in contract and key not in manual], [])
+        self.keys(master, ["pid", "since", "config", "generation", "binary_version", "mail_waiting", "mail_error",
+                           "log_dropped", "strays_by", "last_upgrade"])
         self.assertEqual(list(master["last_upgrade"]), ["at", "outcome", "cause"])
         self.assertEqual(master["last_upgrade"]["outcome"], "accepted")
         self.assertIn(master["strays_by"], ("cgroup", "marks"))
@@ -70,15 +72,13 @@ class Look(Operator):
         self.assertEqual([chain["name"] for chain in status["chains"]], ["bad", "fine"])
         times = [master["since"], master["last_upgrade"]["at"]]
         for chain in status["chains"]:
-            self.assertEqual(list(chain), [
-                "name", "health", "state", "pid", "user", "nice", "generation", "task", "since", "until",
-                "silenced_until", "paused_since", "reason", "tasks"])
+            self.keys(chain, ["name", "health", "state", "pid", "user", "nice", "generation", "task", "since",
+                              "until", "silenced_until", "paused_since", "reason", "tasks"])
             self.assertIn(chain["state"], STATES)
             self.assertIn(chain["health"], ("ok", "failing"))
             times += [chain[key] for key in ("since", "until", "silenced_until", "paused_since") if chain[key]]
             for task in chain["tasks"]:
-                self.assertEqual(
-                    list(task), ["name", "ok", "failed", "last", "down_since", "notices", "withheld"])
+                self.keys(task, ["name", "ok", "failed", "last", "down_since", "notices", "withheld"])
                 self.assertEqual(list(task["last"]), ["outcome", "started", "seconds"])
                 times.append(task["last"]["started"])
         bad, fine = status["chains"]
@@ -239,8 +239,8 @@ class Steer(Operator):
         self.assertNotEqual(self.chain_of("short")["state"], "stopped")
 
     def test_stop_waits_for_the_run_unless_now(self):
-        self.start(self.write_config(self.chain("two", f"sleep 2; echo end >>{self.dir}/two")))
-        self.wait_state("two", "running")
+        self.start(self.write_config(self.chain("two", f"echo begin >>{self.dir}/begun; sleep 2; echo end >>{self.dir}/two")))
+        wait_for("the run has begun", lambda: self.lines("begun"))
         self.went(self.ctl("stop", "two"), 0, out="stops after its run")
         self.assertEqual(self.chain_of("two")["state"], "draining")
         self.went(self.ctl("stop", "two", "--wait"), 0, out="two: stopped")
@@ -248,7 +248,8 @@ class Steer(Operator):
 
     def test_restart_is_a_new_generation_of_that_chain_alone(self):
         self.start(self.write_config(
-            self.chain("one", f"sleep 1; echo x >>{self.dir}/one") + self.chain("long", "sleep 60")))
+            self.chain("one", f"echo begin >>{self.dir}/begun; sleep 1; echo x >>{self.dir}/one") + self.chain("long", "sleep 60")))
+        wait_for("the run has begun", lambda: self.lines("begun"))
         before = self.wait_state("one", "running")
         long = self.wait_state("long", "running")
         done = self.went(self.ctl("restart", "one", "--wait"), 0)
@@ -264,8 +265,8 @@ class Steer(Operator):
         self.assertNotEqual(self.chain_of("long")["pid"], long["pid"])
 
     def test_shutdown_ends_the_master_after_the_runs(self):
-        master = self.start(self.write_config(self.chain("two", f"sleep 2; echo end >>{self.dir}/two")))
-        self.wait_state("two", "running")
+        master = self.start(self.write_config(self.chain("two", f"echo begin >>{self.dir}/begun; sleep 2; echo end >>{self.dir}/two")))
+        wait_for("the run has begun", lambda: self.lines("begun"))
         self.went(self.ctl("shutdown", "--wait"), 0, out="stopping")
         self.assertEqual(master.wait(30), 0)
         self.assertEqual(self.lines("two"), ["end"])
@@ -293,10 +294,10 @@ class Steer(Operator):
 
     def test_a_pause_finishes_the_run_and_survives_upgrade_and_restart(self):
         config = self.write_config(
-            self.chain("two", f"sleep 2; echo end >>{self.dir}/two", cooldown="100ms"),
+            self.chain("two", f"echo begin >>{self.dir}/begun; sleep 2; echo end >>{self.dir}/two", cooldown="100ms"),
             extra=self.mail_to_maildir())
         master = self.start(config)
-        self.wait_state("two", "running")
+        wait_for("the run has begun", lambda: self.lines("begun"))
         self.went(self.ctl("pause", "two", "--reason", "database moves"), 0, out="pauses after its run")
         held = self.wait_state("two", "paused")
         self.assertEqual(self.lines("two"), ["end"])
