@@ -103,7 +103,16 @@ impl Master {
                     "info" => Level::Info,
                     _ => Level::Debug,
                 };
-                self.log.say(level, Some(chain), None, &text);
+                let Some(link) = self.links.get_mut(chain) else { return };
+                let (may, left_out) = link.words.say(now);
+                if left_out > 0 {
+                    let more =
+                        format!("left out {left_out} lines that its process said for the log");
+                    self.log.say(Level::Warning, Some(chain), None, &more);
+                }
+                if may {
+                    self.log.say(level, Some(chain), None, &text);
+                }
             }
             Report::Options { tasks } => self.take_options(chain, tasks),
             Report::Lost { lines, cause, main } => self.take_loss(chain, lines, cause, main),
@@ -175,5 +184,50 @@ impl Master {
         };
         let task = self.links.get(chain).and_then(|link| link.last_task.clone());
         self.log.say(Level::Debug, Some(chain), task.as_deref(), &text);
+    }
+}
+
+/// How many lines a chain's process may say for the main log in [`WORDS_WINDOW`]: its user can make
+/// it say as many as it likes.
+const WORDS: u32 = 100;
+const WORDS_WINDOW: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A bound on what one process says for the log.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    since: Option<Timestamp>,
+    said: u32,
+    left_out: u64,
+}
+
+impl Words {
+    /// Whether one more may be said, and how many were left out in the window that is over.
+    fn say(&mut self, now: Timestamp) -> (bool, u64) {
+        let mut left_out = 0;
+        if self.since.is_none_or(|since| now.since(since) >= WORDS_WINDOW) {
+            (self.since, self.said) = (Some(now), 0);
+            left_out = std::mem::take(&mut self.left_out);
+        }
+        let may = self.said < WORDS;
+        if may {
+            self.said += 1;
+        } else {
+            self.left_out = self.left_out.saturating_add(1);
+        }
+        (may, left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_says_so_much_in_a_window_and_the_rest_is_counted() {
+        let mut words = Words::default();
+        let said = (0..1000).filter(|n| words.say(Timestamp(*n)).0).count();
+        assert_eq!(said, 100);
+        assert_eq!(words.say(Timestamp(10_000)), (true, 900));
+        assert_eq!(words.say(Timestamp(10_001)), (true, 0));
     }
 }

@@ -129,6 +129,8 @@ struct Link {
     last_task: Option<String>,
     /// Bad packets told so far: the rest is counted in silence.
     bad: u64,
+    /// What its process said for the log, and how much of it is left out.
+    words: inbox::Words,
 }
 
 /// Lines of a chain that could not be written.

@@ -80,7 +80,16 @@ impl Master {
             if let Some(pid) = master.supervisor.slot(&name).and_then(|slot| slot.state.pid()) {
                 master.children.insert(pid, Child::Chain(name.clone()));
             }
-            master.links.insert(name, Link { socket, token, last_task: None, bad: 0 });
+            master.links.insert(
+                name,
+                Link {
+                    socket,
+                    token,
+                    last_task: None,
+                    bad: 0,
+                    words: super::inbox::Words::default(),
+                },
+            );
         }
         master.post.adopt(handover.mails);
         for mailer in handover.mailers {
