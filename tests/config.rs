@@ -5,16 +5,6 @@ use std::path::{Path, PathBuf};
 
 use runner::config::{self, Defaults, File, Loaded, Want};
 
-fn root() -> Defaults {
-    Defaults {
-        as_root: true,
-        uid: 0,
-        user: Some("root".to_owned()),
-        run_root: Some(PathBuf::from("/run/runner")),
-        state_root: Some(PathBuf::from("/var/lib/runner")),
-    }
-}
-
 fn somebody() -> Defaults {
     Defaults {
         as_root: false,
@@ -39,7 +29,7 @@ fn accepted(loaded: Loaded) -> config::model::Config {
 
 #[test]
 fn the_demo_is_good_for_root_and_for_anybody() {
-    for who in [root(), somebody()] {
+    for who in [Defaults::of_root(), somebody()] {
         let config = accepted(file("conf/demo.ron", &who));
         let names: Vec<_> = config.chains.iter().map(|chain| chain.name.as_str()).collect();
         assert_eq!(names, ["divide_by_zero", "fetch_index", "heals"]);
@@ -48,7 +38,7 @@ fn the_demo_is_good_for_root_and_for_anybody() {
 
 #[test]
 fn the_example_of_a_site_is_accepted() {
-    let config = accepted(file("conf/prod.ron", &root()));
+    let config = accepted(file("conf/prod.ron", &Defaults::of_root()));
     let nice: Vec<_> = config.chains.iter().map(|c| (c.name.as_str(), c.nice)).collect();
     assert_eq!(
         nice,
@@ -74,14 +64,15 @@ fn each_mistake_is_told_with_its_place_and_its_remedy() {
     let _bound = settings.bind_to_scope();
     for name in names {
         let bytes = std::fs::read(folder.join(format!("{name}.ron"))).unwrap();
-        let loaded = config::load(Path::new("runner.ron"), &root(), &mut |want| match want {
-            Want::Main(path) => Ok(vec![File {
-                name: path.to_owned(),
-                path: PathBuf::from("/etc/runner/runner.ron"),
-                bytes: bytes.clone(),
-            }]),
-            Want::Include(_) => Ok(Vec::new()),
-        });
+        let loaded =
+            config::load(Path::new("runner.ron"), &Defaults::of_root(), &mut |want| match want {
+                Want::Main(path) => Ok(vec![File {
+                    name: path.to_owned(),
+                    path: PathBuf::from("/etc/runner/runner.ron"),
+                    bytes: bytes.clone(),
+                }]),
+                Want::Include(_) => Ok(Vec::new()),
+            });
         assert!(loaded.checked.is_none(), "{name} is accepted");
         insta::assert_snapshot!(name, config::render(&loaded.problems, &loaded.sources, false));
     }

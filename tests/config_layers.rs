@@ -11,18 +11,14 @@ use runner::config::{self, Defaults, File, Loaded, Unreadable, Want};
 
 const ROOT_FILE: &str = "/etc/runner/runner.ron";
 
-fn root() -> Defaults {
-    Defaults {
-        as_root: true,
-        uid: 0,
-        user: Some("root".to_owned()),
-        run_root: Some(PathBuf::from("/run/runner")),
-        state_root: Some(PathBuf::from("/var/lib/runner")),
-    }
-}
-
 fn ann() -> Defaults {
-    Defaults { as_root: false, uid: 1000, user: Some("ann".to_owned()), run_root: None, ..root() }
+    Defaults {
+        as_root: false,
+        uid: 1000,
+        user: Some("ann".to_owned()),
+        run_root: None,
+        ..Defaults::of_root()
+    }
 }
 
 fn told(loaded: &Loaded) -> String {
@@ -30,7 +26,7 @@ fn told(loaded: &Loaded) -> String {
 }
 
 fn parsed(text: &str) -> Config {
-    let loaded = config::parse(Path::new(ROOT_FILE), text, &root());
+    let loaded = config::parse(Path::new(ROOT_FILE), text, &Defaults::of_root());
     assert_eq!(told(&loaded), "");
     loaded.checked.unwrap().config
 }
@@ -53,7 +49,7 @@ fn files(texts: &[(&str, &str)]) -> Loaded {
         let (name, path) = (path.to_owned(), path.to_owned());
         Ok(File { name, path, bytes: text.as_bytes().to_vec() })
     };
-    config::load(Path::new(ROOT_FILE), &root(), &mut |want| match want {
+    config::load(Path::new(ROOT_FILE), &Defaults::of_root(), &mut |want| match want {
         Want::Main(path) => file(path).map(|file| vec![file]),
         Want::Include(pattern) if pattern.ends_with("*.ron") => {
             let folder = pattern.parent().unwrap();
@@ -267,7 +263,7 @@ fn a_fault_in_defaults_is_told_once() {
         (name: "a", tasks: [(name: "a", sh: "true")]),
         (name: "b", tasks: [(name: "a", sh: "true")]),
     ])"#;
-    let loaded = config::parse(Path::new("runner.ron"), text, &root());
+    let loaded = config::parse(Path::new("runner.ron"), text, &Defaults::of_root());
     assert_eq!(loaded.problems.len(), 1);
 }
 
@@ -282,7 +278,7 @@ fn show_says_where_each_value_comes_from() {
         ),
     ],
 )"#;
-    let loaded = config::parse(Path::new("runner.ron"), text, &root());
+    let loaded = config::parse(Path::new("runner.ron"), text, &Defaults::of_root());
     let shown =
         config::show(loaded.checked.as_ref().unwrap(), &loaded.sources, "a", &|_| None).unwrap();
     insta::assert_snapshot!(shown);
@@ -297,7 +293,7 @@ fn show_says_where_each_value_comes_from() {
 fn a_very_long_line_is_shown_around_its_fault() {
     let filler = "x".repeat(1 << 20);
     let text = format!("(run_root: \"/{filler}\", nise: 5, state_root: \"/{filler}\")");
-    let loaded = config::parse(Path::new("runner.ron"), &text, &root());
+    let loaded = config::parse(Path::new("runner.ron"), &text, &Defaults::of_root());
     let told = told(&loaded);
     assert!(told.contains("has no field `nise`") && told.len() < 2000, "{}", told.len());
     assert!(told.contains("runner.ron:1:1048593"), "{told}");

@@ -1,27 +1,15 @@
 //! What operators write: configurations, files of variables, other programs' files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use runner::client::import::{Kind, import as imported};
 use runner::config::model::Config;
 use runner::config::{self, Defaults, File, Loaded, Want};
 
-/// Who starts the runner: root.
-pub fn root() -> Defaults {
-    let folder = |path: &str| Some(PathBuf::from(path));
-    Defaults {
-        as_root: true,
-        uid: 0,
-        user: None,
-        run_root: folder("/run/runner"),
-        state_root: folder("/var/lib/runner"),
-    }
-}
-
 /// Reads bytes as the whole configuration.
 pub fn load(bytes: &[u8]) -> Loaded {
-    config::load(Path::new("runner.ron"), &root(), &mut |want| match want {
+    config::load(Path::new("runner.ron"), &Defaults::of_root(), &mut |want| match want {
         Want::Main(path) => {
             Ok(vec![File { name: path.to_owned(), path: path.to_owned(), bytes: bytes.to_vec() }])
         }
@@ -94,7 +82,7 @@ pub fn import(bytes: &[u8]) {
     };
     let Ok(made) = imported(Path::new(path), &text, kind) else { return };
     let Loaded { checked, problems, sources } =
-        config::parse(Path::new("made.ron"), &made, &root());
+        config::parse(Path::new("made.ron"), &made, &Defaults::of_root());
     let told = config::render(&problems, &sources, false);
     assert!(checked.is_some(), "{told}\n{made}");
 }

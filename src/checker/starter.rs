@@ -8,13 +8,7 @@ use crate::sys::{account, privileges};
 /// What depends on the calling process: its account and the XDG folders of its environment.
 pub fn starter() -> Defaults {
     if privileges::is_root() {
-        return Defaults {
-            as_root: true,
-            uid: 0,
-            user: account::user_name(0),
-            run_root: Some(PathBuf::from("/run/runner")),
-            state_root: Some(PathBuf::from("/var/lib/runner")),
-        };
+        return Defaults { user: account::user_name(0), ..Defaults::of_root() };
     }
     let me = account::Account::current().ok();
     let uid = me.as_ref().map_or(u32::MAX, |me| me.uid);

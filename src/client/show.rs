@@ -1,7 +1,7 @@
 //! `show-config` and `show-env`: what the configuration on disk means, without a master.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::talk::{Failure, Master};
 use crate::checker;
@@ -86,7 +86,8 @@ pub(super) fn env(file: &Path, chain: &str) -> Result<u8, Failure> {
 pub(super) fn load(file: &Path) -> Result<(Checked, Loaded), Failure> {
     // A configuration of root's is for the system's master, whoever asks.
     let roots = std::fs::metadata(file).is_ok_and(|found| found.uid() == 0);
-    let mut loaded = if roots { checker::load_for(file, &system()) } else { checker::load(file) };
+    let mut loaded =
+        if roots { checker::load_for(file, &Defaults::of_root()) } else { checker::load(file) };
     match loaded.checked.take() {
         Some(checked) => Ok((checked, loaded)),
         None => {
@@ -96,16 +97,6 @@ pub(super) fn load(file: &Path) -> Result<(Checked, Loaded), Failure> {
                 EXIT_CONFIG,
             ))
         }
-    }
-}
-
-fn system() -> Defaults {
-    Defaults {
-        as_root: true,
-        uid: 0,
-        user: Some("root".to_owned()),
-        run_root: Some(PathBuf::from("/run/runner")),
-        state_root: Some(PathBuf::from("/var/lib/runner")),
     }
 }
 

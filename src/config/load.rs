@@ -36,6 +36,17 @@ pub struct Defaults {
 }
 
 impl Defaults {
+    /// What holds where root starts it.
+    pub fn of_root() -> Defaults {
+        Defaults {
+            as_root: true,
+            uid: 0,
+            user: Some("root".to_owned()),
+            run_root: Some(PathBuf::from("/run/runner")),
+            state_root: Some(PathBuf::from("/var/lib/runner")),
+        }
+    }
+
     /// Whether who starts the runner could become `user`.
     pub(crate) fn may_be(&self, user: &UserSpec) -> bool {
         self.as_root

@@ -4,13 +4,7 @@ use crate::config::{Defaults, parse};
 /// Imports, and holds what comes out to the configuration's own rules.
 fn imported(path: &str, text: &str) -> String {
     let ron = import(Path::new(path), text, None).unwrap();
-    let who = Defaults {
-        as_root: true,
-        run_root: Some("/run/runner".into()),
-        state_root: Some("/var/lib/runner".into()),
-        ..Defaults::default()
-    };
-    let loaded = parse(Path::new("/etc/runner/runner.ron"), &ron, &who);
+    let loaded = parse(Path::new("/etc/runner/runner.ron"), &ron, &Defaults::of_root());
     let told: Vec<&str> = loaded.problems.iter().map(|p| p.message.as_str()).collect();
     assert!(loaded.checked.is_some(), "{told:?}\n{ron}");
     ron
