@@ -1,7 +1,7 @@
 //! What a task finds when it starts: program, arguments, environment, folder, limits. Built once
 //! per chain process; only the run's number changes.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -9,12 +9,9 @@ use crate::config::env_file;
 use crate::config::model::{Chain, Command};
 use crate::policy::environment::{Login, environment};
 use crate::sys::account::Account;
-use crate::sys::limits;
 use crate::sys::spawn::{Image, candidates};
+use crate::sys::{fs, limits};
 use crate::worker::{self, Ground, Program};
-
-/// The largest env_file, in bytes.
-const MAX_ENV_FILE: u64 = 1 << 20;
 
 /// What a chain runs.
 pub(super) struct World {
@@ -98,22 +95,11 @@ pub(super) fn number_run(image: &mut Image, run: u64) {
     }
 }
 
-fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
-    use std::io::Read;
-    let cannot =
-        |cause: &dyn std::fmt::Display| format!("cannot read env_file {}: {cause}", path.display());
-    let file = crate::sys::fs::open_to_read(path).map_err(|cause| cannot(&cause))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_ENV_FILE + 1).read_to_end(&mut bytes).map_err(|cause| cannot(&cause))?;
-    if bytes.len() as u64 > MAX_ENV_FILE {
-        return Err(cannot(&format!("it is larger than {MAX_ENV_FILE} bytes")));
-    }
-    let text = OsString::from_vec(bytes).into_string().map_err(|_| cannot(&"it is not UTF-8"))?;
-    let (variables, problems) = env_file::parse(&text);
-    match problems.first() {
-        Some((line, problem)) => Err(cannot(&format!("line {line}: {problem}"))),
-        None => Ok(variables),
-    }
+fn read_env_file(path: &Path) -> Result<Vec<env_file::Variable>, String> {
+    fs::read_text(path, env_file::MOST)
+        .map_err(|cause| cause.to_string())
+        .and_then(|text| env_file::read(&text))
+        .map_err(|cause| format!("cannot read env_file {}: {cause}", path.display()))
 }
 
 fn c_string(text: String) -> Result<CString, String> {

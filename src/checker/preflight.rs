@@ -14,7 +14,7 @@ use crate::config::{Checked, Place, Problem, env_file};
 use crate::policy::environment::{Login, environment};
 use crate::sys::account::Account;
 use crate::sys::fork::{fork_child, leave};
-use crate::sys::fs::open_to_read;
+use crate::sys::fs;
 use crate::sys::poll::wait_readable;
 use crate::sys::privileges::{die_with_parent, drop_to};
 use crate::sys::probe::{Wish, may};
@@ -23,9 +23,6 @@ use crate::sys::wait::{signal_child, wait_for};
 
 /// How long one account's look may take: a folder that its user mounted may answer never.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The largest env_file, in bytes.
-const MAX_ENV_FILE: u64 = 1 << 20;
 
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -305,21 +302,9 @@ fn append(file: &Path) -> Result<(), String> {
 }
 
 /// The variables of an env_file.
-pub(super) fn variables(file: &Path) -> Result<Vec<(String, String)>, String> {
-    let opened = open_to_read(file).map_err(|cause| cannot("read", file, &cause))?;
-    let mut bytes = Vec::new();
-    let read = opened.take(MAX_ENV_FILE + 1).read_to_end(&mut bytes);
-    read.map_err(|cause| cannot("read", file, &cause))?;
-    let cannot = |why: String| format!("cannot read {}: {why}", file.display());
-    if bytes.len() as u64 > MAX_ENV_FILE {
-        return Err(cannot(format!("it is larger than {MAX_ENV_FILE} bytes")));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8".to_owned()))?;
-    let (variables, problems) = env_file::parse(&text);
-    match problems.first() {
-        Some((line, problem)) => Err(cannot(format!("line {line}: {problem}"))),
-        None => Ok(variables),
-    }
+pub(super) fn variables(file: &Path) -> Result<Vec<env_file::Variable>, String> {
+    let text = fs::read_text(file, env_file::MOST).map_err(|cause| cannot("read", file, &cause))?;
+    env_file::read(&text).map_err(|cause| format!("cannot read {}: {cause}", file.display()))
 }
 
 fn cannot(verb: &str, path: &Path, cause: &io::Error) -> String {

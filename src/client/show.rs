@@ -10,6 +10,7 @@ use crate::config::{self, Checked, Defaults, Loaded, env_file};
 use crate::policy::environment::{Login, environment, instance_of};
 use crate::policy::options::{self, Origin};
 use crate::sys::account::Account;
+use crate::sys::fs;
 use crate::wire::control::{Answer, Request};
 use crate::wire::safe::safe_line;
 use crate::wire::worker::Options;
@@ -112,14 +113,11 @@ fn account(user: &UserSpec) -> Result<Account, String> {
 
 fn variables(chain: &Chain) -> Result<Vec<(String, String)>, String> {
     let Some(path) = &chain.env_file else { return Ok(Vec::new()) };
-    let cannot =
-        |cause: &dyn std::fmt::Display| format!("cannot read env_file {}: {cause}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|cause| cannot(&cause))?;
-    let (variables, problems) = env_file::parse(&text);
-    match problems.first() {
-        Some((line, problem)) => Err(cannot(&format!("line {line}: {problem}"))),
-        None => Ok(variables),
-    }
+    // As the chain itself reads it.
+    fs::read_text(path, env_file::MOST)
+        .map_err(|cause| cause.to_string())
+        .and_then(|text| env_file::read(&text))
+        .map_err(|cause| format!("cannot read env_file {}: {cause}", path.display()))
 }
 
 /// A value as sh(1p) reads it back.

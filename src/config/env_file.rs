@@ -38,6 +38,21 @@ enum Within {
     DoubleQuotes,
 }
 
+/// The largest env_file, in bytes.
+pub const MOST: u64 = 1 << 20;
+
+/// The variables of a file without faults.
+///
+/// # Errors
+/// Its first fault.
+pub fn read(text: &str) -> Result<Vec<Variable>, String> {
+    let (variables, faults) = parse(text);
+    match faults.first() {
+        Some((line, fault)) => Err(format!("line {line}: {fault}")),
+        None => Ok(variables),
+    }
+}
+
 /// Reads the text of a file of variables. Later lines win. A fault costs only its own assignment.
 pub fn parse(text: &str) -> (Vec<Variable>, Vec<Fault>) {
     let mut reader = Reader::default();

@@ -235,6 +235,19 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// The text of a regular file of at most `most` bytes, opened as [`open_to_read`] does.
+///
+/// # Errors
+/// As [`open_to_read`]; when it is larger, or not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    open_to_read(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {most} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
+}
+
 /// Opens a file for reading without following any link on the way.
 ///
 /// # Errors
@@ -249,4 +262,21 @@ pub fn open_without_links(path: &Path) -> io::Result<File> {
         ResolveFlags::NO_SYMLINKS,
     )?;
     Ok(File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_read_up_to_its_bound_and_only_as_utf_8() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        std::fs::write(&path, "A=1\n").unwrap();
+        assert_eq!(read_text(&path, 4).unwrap(), "A=1\n");
+        let fault = |most| read_text(&path, most).unwrap_err().to_string();
+        assert_eq!(fault(3), "it is larger than 3 bytes");
+        std::fs::write(&path, b"A=\xff\n").unwrap();
+        assert_eq!(fault(4), "it is not UTF-8");
+    }
 }
