@@ -2,6 +2,10 @@
 //! bounded, decoded totally, and believed for that chain alone; a bad packet costs that chain a
 //! line in the log.
 
+use std::os::fd::OwnedFd;
+
+use serde::de::DeserializeOwned;
+
 use super::{Master, now, wall};
 use crate::config::model::Level;
 use crate::policy::supervisor::Resume;
@@ -15,6 +19,32 @@ const PER_TURN: usize = 64;
 
 /// Bad packets of one chain that are told.
 const TOLD: u64 = 5;
+
+/// What came over a pair of packet sockets.
+pub(super) enum Heard<T> {
+    Said(T),
+    /// A packet, and what is wrong with it.
+    Unclear(String),
+    /// No more for now.
+    Nothing,
+    /// The other end is gone.
+    Closed,
+}
+
+/// The next packet of a child.
+pub(super) fn hear<T: DeserializeOwned>(socket: &OwnedFd, buffer: &mut [u8]) -> Heard<T> {
+    match socket::receive_packet(socket, buffer) {
+        Ok(Received::Packet(length)) => match decode(&buffer[..length]) {
+            Ok(said) => Heard::Said(said),
+            Err(problem) => Heard::Unclear(problem),
+        },
+        Ok(Received::Oversized) => {
+            Heard::Unclear(format!("a packet of more than {MAX_PACKET} bytes"))
+        }
+        Ok(Received::Empty) => Heard::Nothing,
+        Ok(Received::Closed) | Err(_) => Heard::Closed,
+    }
+}
 
 impl Master {
     /// A bounded number of reports of one chain.
@@ -39,29 +69,15 @@ impl Master {
         let Some(chain) = self.tokens.get(&token).cloned() else { return };
         for _ in 0..most {
             let Some(link) = self.links.get(&chain) else { return };
-            let mut buffer = std::mem::take(&mut self.buffer);
-            let received = socket::receive_packet(&link.socket, &mut buffer);
-            let report = match received {
-                Ok(Received::Packet(length)) => decode::<Report>(&buffer[..length]),
-                Ok(Received::Oversized) => Err(format!("a packet of more than {MAX_PACKET} bytes")),
-                Ok(Received::Empty) => {
-                    self.buffer = buffer;
-                    return;
-                }
-                Ok(Received::Closed) | Err(_) => {
-                    self.buffer = buffer;
-                    // Its death is told by SIGCHLD; until then there is nothing more to hear.
-                    self.epoll.remove(&link.socket);
-                    return;
-                }
-            };
-            self.buffer = buffer;
-            match report {
-                Ok(report) => {
+            match hear(&link.socket, &mut self.buffer) {
+                Heard::Said(report) => {
                     self.take_report(&chain, report);
                     self.act();
                 }
-                Err(problem) => self.bad_report(&chain, &problem),
+                Heard::Unclear(problem) => self.bad_report(&chain, &problem),
+                Heard::Nothing => return,
+                // Its death is told by SIGCHLD; until then there is nothing more to hear.
+                Heard::Closed => return self.epoll.remove(&link.socket),
             }
         }
     }

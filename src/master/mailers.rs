@@ -6,16 +6,17 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::handover::HandedMailer;
+use super::inbox::{Heard, hear};
 use super::{Child, Master, now};
 use crate::config::model::Level;
 use crate::mailer;
 use crate::policy::supervisor::ExitReason;
 use crate::sys::fork::{Pid, fork_child, keep_only};
 use crate::sys::poll::Interest;
-use crate::sys::socket::{self, Received};
+use crate::sys::socket;
 use crate::sys::{clock, locks, privileges, stdio};
 use crate::wire::mail::{MailOrder, MailReply};
-use crate::wire::report::{decode, encode};
+use crate::wire::report::encode;
 
 /// How long the end of the master waits for the spool.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
@@ -144,25 +145,13 @@ impl Master {
         self.feed_mailer(pid);
         loop {
             let Some(mailer) = self.mailers.0.get(&pid) else { return };
-            let mut buffer = std::mem::take(&mut self.buffer);
-            let received = socket::receive_packet(&mailer.socket, &mut buffer);
-            let reply = match received {
-                Ok(Received::Packet(length)) => decode::<MailReply>(&buffer[..length]),
-                Ok(Received::Oversized) => Err("a packet that is too large".to_owned()),
-                Ok(Received::Empty) => {
-                    self.buffer = buffer;
-                    return;
+            match hear(&mailer.socket, &mut self.buffer) {
+                Heard::Said(reply) => self.take_reply(reply),
+                Heard::Unclear(problem) => {
+                    self.log.warn(&format!("ignored a mailer's reply: {problem}"));
                 }
-                Ok(Received::Closed) | Err(_) => {
-                    self.buffer = buffer;
-                    self.epoll.remove(&mailer.socket);
-                    return;
-                }
-            };
-            self.buffer = buffer;
-            match reply {
-                Ok(reply) => self.take_reply(reply),
-                Err(problem) => self.log.warn(&format!("ignored a mailer's reply: {problem}")),
+                Heard::Nothing => return,
+                Heard::Closed => return self.epoll.remove(&mailer.socket),
             }
         }
     }
