@@ -292,6 +292,7 @@ class HostileReports(Attack):
             # Two processors are shared with the flood and with the master that reads it.
             self.assertGreater(pace, calm / 5, figures)
         print("; ".join(figures), flush=True)
+        self.assertLess(self.path("log").stat().st_size, 64 * MIB)
         # Each ended run is a line at Debug; words beyond a hundred in ten seconds are counted only.
         self.assertLess(self.log().count("x" * 900), 2000)
         self.expect_unharmed(memory=32 * MIB)
