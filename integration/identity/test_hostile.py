@@ -339,18 +339,7 @@ print('{}', flush=True)
         self.assertEqual(self.stop(master, limit=60), 0)
 
     def test_a_task_killed_for_its_memory_is_a_failed_run_and_nothing_else(self):
-        groups = pathlib.Path("/sys/fs/cgroup/memory")
-        if not (groups / "memory.limit_in_bytes").exists():
-            self.skipTest("no memory controller of cgroup v1 here")
-        group = groups / f"runner-it.{os.getpid()}"
-        group.mkdir()
-
-        def take_away():
-            for pid in (group / "cgroup.procs").read_text().split():
-                (groups / "cgroup.procs").write_text(pid)
-            group.rmdir()
-        self.addCleanup(take_away)
-        (group / "memory.limit_in_bytes").write_text("48M")
+        group = self.memory_group("runner-it", "48M")
         eat = "import time; time.sleep(1); x = b'x' * (400 << 20); time.sleep(60)"
         master = self.start(self.configure(task=f'run: ["/usr/bin/python3", "-c", "{eat}"]'))
         pid = self.mallorys_pid()

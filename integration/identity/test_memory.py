@@ -68,18 +68,7 @@ class Memory(Case):
         self.assertEqual(self.stop(master), 0)
 
     def test_a_master_killed_for_its_memory_takes_its_runs_with_it_and_the_next_goes_on(self):
-        groups = pathlib.Path("/sys/fs/cgroup/memory")
-        if not (groups / "memory.limit_in_bytes").exists():
-            self.skipTest("no memory controller of cgroup v1 here")
-        group = groups / f"runner-it-master.{os.getpid()}"
-        group.mkdir()
-
-        def take_away():
-            for pid in (group / "cgroup.procs").read_text().split():
-                (groups / "cgroup.procs").write_text(pid)
-            group.rmdir()
-        self.addCleanup(take_away)
-        (group / "memory.limit_in_bytes").write_text("64M")
+        group = self.memory_group("runner-it-master", "64M")
         master = self.start(self.config)
         wait_for("runs", lambda: len(self.lines("work/ledger")) > 4)
         wait_for("the first mail", lambda: self.subjects())

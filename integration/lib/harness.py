@@ -125,6 +125,22 @@ class Case(unittest.TestCase):
     def path(self, name):
         return self.dir / name
 
+    def memory_group(self, name, limit):
+        """A group of the memory controller with a limit, empty and gone at the test's end."""
+        groups = pathlib.Path("/sys/fs/cgroup/memory")
+        if not (groups / "memory.limit_in_bytes").exists():
+            self.skipTest("no memory controller of cgroup v1 here")
+        group = groups / f"{name}.{os.getpid()}"
+        group.mkdir()
+
+        def take_away():
+            for pid in (group / "cgroup.procs").read_text().split():
+                (groups / "cgroup.procs").write_text(pid)
+            group.rmdir()
+        self.addCleanup(take_away)
+        (group / "memory.limit_in_bytes").write_text(limit)
+        return group
+
     def write_config(self, chains, extra="", name="runner.ron", level="Debug", log=None):
         """A configuration with everything in the test's folder. `chains` is RON; `log` a RON value
         of `log:`."""

@@ -33,6 +33,18 @@ def until(look, what, limit=60.0):
         time.sleep(0.02)
 
 
+def fill(disk):
+    """Takes all room of a file system; the file that has it."""
+    filler = disk / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    return filler
+
+
 class Room:
     """One master. `log` and `chains` are the texts of the configuration."""
 
@@ -189,3 +201,14 @@ class Story(unittest.TestCase):
             self.skipTest("needs root")
         self.room = Room()
         self.addCleanup(self.room.close)
+
+    def follow(self, chain, stream):
+        """`runnerctl logs CHAIN -f` from now on, for one stream."""
+        follow = subprocess.Popen(
+            [*self.room.ctl_words(), "logs", chain, "-f", "-n", "0", "--stream", stream],
+            stdout=subprocess.PIPE, text=True,
+        )
+        self.addCleanup(follow.wait)
+        self.addCleanup(follow.kill)
+        self.addCleanup(follow.stdout.close)
+        return follow

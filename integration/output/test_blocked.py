@@ -3,7 +3,6 @@ that happens is measured, and printed as a table.
 """
 
 import os
-import pathlib
 import pty
 import shutil
 import signal
@@ -13,7 +12,7 @@ import threading
 import time
 import unittest
 
-from room import LOG_USER, Story, busy, chain, until
+from room import LOG_USER, Story, busy, chain, fill, until
 
 PAUSE = 0.005
 
@@ -161,13 +160,7 @@ class Blocked(Story):
     def test_a_full_disk(self):
         disk = self.room.tmpfs("disk", "size=64m", LOG_USER)
         main = self.in_a_file(disk)
-        filler = disk / "filler"
-        with open(filler, "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-            except OSError:
-                pass
+        filler = fill(disk)
         report = self.blocked("a full disk", "No space left")
         self.room.until_said("records wait for it")
         filler.unlink()

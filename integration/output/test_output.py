@@ -12,10 +12,9 @@ import pathlib
 import re
 import signal
 import subprocess
-import time
 import unittest
 
-from room import LOG_USER, MAIL_USER, TASK_USER, TIME, Story, busy, chain, until
+from room import LOG_USER, MAIL_USER, TASK_USER, TIME, Story, busy, chain, fill, until
 
 class TaskOutput(Story):
     def test_each_line_says_from_whom_and_when(self):
@@ -108,13 +107,7 @@ class TaskOutput(Story):
         )
         self.room.start()
         until(out.exists, "the file")
-        follow = subprocess.Popen(
-            [*self.room.ctl_words(), "logs", "mail", "-f", "-n", "0", "--stream", "out"],
-            stdout=subprocess.PIPE, text=True,
-        )
-        self.addCleanup(follow.wait)
-        self.addCleanup(follow.kill)
-        self.addCleanup(follow.stdout.close)
+        follow = self.follow("mail", "out")
         seen = []
         for text in follow.stdout:
             self.assertIn(" out: line ", text)
@@ -363,12 +356,7 @@ class Disk(Story):
         )
         self.room.start()
         until(lambda: self.room.runs(0) > 2, "runs")
-        filler = os.open(disk / "filler", os.O_CREAT | os.O_WRONLY)
-        try:
-            while True:
-                os.write(filler, b"x" * 4096)
-        except OSError:
-            os.close(filler)
+        filler = fill(disk)
         gate.touch()
         master = lambda: self.room.status()["master"]
         error = until(lambda: master()["mail_error"], "status shows the trouble")
@@ -380,7 +368,7 @@ class Disk(Story):
         until(lambda: self.room.runs(1) > before + 5, "runs go on")
         self.assertEqual(list(box.glob("**/new/*")), [])
         gate.unlink()
-        (disk / "filler").unlink()
+        filler.unlink()
         told = lambda: [one.read_text() for one in box.glob("**/new/*")]
         until(lambda: any("lost words" in letter for letter in told()), "the notice")
         until(lambda: master()["mail_waiting"] == 0 and master()["mail_error"] is None, "all is well")
@@ -394,12 +382,7 @@ class Disk(Story):
         self.room.write(chain("mail", [("send", "echo said")]), run_root=disk)
         self.room.start()
         self.room.until_said("[mail send 2 out] said")
-        filler = os.open(disk / "filler", os.O_CREAT | os.O_WRONLY)
-        try:
-            while True:
-                os.write(filler, b"x" * 4096)
-        except OSError:
-            os.close(filler)
+        fill(disk)
         self.goes_on()
 
     def test_a_run_root_that_becomes_read_only_stops_nothing(self):

@@ -4,11 +4,8 @@ file, whenever the writer is killed.
 
 import gzip
 import os
-import pathlib
 import re
-import signal
 import subprocess
-import time
 import unittest
 
 from room import LOG_USER, TASK_USER, TIME, Story, chain, until
@@ -165,13 +162,7 @@ class Logrotate(Story):
         self.room.write(chain("mine", [("send", "echo said; echo worse >&2")], output=f'Lines("{mine}")'))
         self.room.start()
         until(lambda: mine.exists() and mine.stat().st_size > 3000, "lines")
-        follow = subprocess.Popen(
-            [*self.room.ctl_words(), "logs", "mine", "-f", "-n", "0", "--stream", "err"],
-            stdout=subprocess.PIPE, text=True,
-        )
-        self.addCleanup(follow.wait)
-        self.addCleanup(follow.kill)
-        self.addCleanup(follow.stdout.close)
+        follow = self.follow("mine", "err")
         seen = []
         for text in follow.stdout:
             found = re.search(" send (\\d+) err: worse$", text.rstrip("\n"))
