@@ -180,6 +180,7 @@ class Django(Case):
         body = next(mail.get_content() for mail in mails if "[send_mail] First" in mail["Subject"])
         self.assertIn("OperationalError", body)
         self.assertIn("Traceback (most recent call last)", body)
+        self.assertIn("tasks.py", body)
 
         # … and brought back.
         (self.site / "data").chmod(0o755)

@@ -362,22 +362,33 @@ fn append(stderr: &mut Vec<u8>, text: &str) {
     stderr.push(b'\n');
 }
 
-/// A traceback in what one report has room for: where it begins, the task's own code, and where it
-/// ends, the exception.
+/// A traceback in what one report has room for: how its cause ends, where it begins itself, the
+/// task's own code, and where it ends, the exception.
 fn condensed(text: &str) -> String {
+    const CAUSE: usize = MAX_TAIL / 8;
     const HEAD: usize = MAX_TAIL / 4;
     const TAIL: usize = MAX_TAIL / 2;
     if text.len() <= HEAD + TAIL {
         return text.to_owned();
     }
-    let head = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= HEAD).last();
-    let head = &text[..head.unwrap_or(0)];
+    let own = text.rfind("\nTraceback (most recent call last)").map_or(0, |before| before + 1);
+    let (causes, own) = text.split_at(own);
+    shortened(causes, 0, CAUSE) + &shortened(own, HEAD, TAIL)
+}
+
+/// Whole lines of both ends of a text, if it is longer than both together.
+fn shortened(text: &str, head: usize, tail: usize) -> String {
+    if text.len() <= head + tail {
+        return text.to_owned();
+    }
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = &text[..(0..=head).rev().find(boundary).unwrap_or(0)];
     let head = &head[..head.rfind('\n').unwrap_or(head.len())];
-    let tail = text.char_indices().map(|(at, _)| at).find(|at| text.len() - at <= TAIL);
-    let tail = &text[tail.unwrap_or(text.len())..];
+    let tail = &text[(text.len() - tail..text.len()).find(boundary).unwrap_or(text.len())..];
     let tail = &tail[tail.find('\n').map_or(0, |end| end + 1)..];
     let left_out = text[head.len()..text.len() - tail.len()].trim_matches('\n').lines().count();
-    format!("{head}\n  ... {left_out} lines are left out here ...\n{tail}")
+    let line_end = if head.is_empty() { "" } else { "\n" };
+    format!("{head}{line_end}  ... {left_out} lines are left out here ...\n{tail}")
 }
 
 #[cfg(test)]
@@ -395,6 +406,18 @@ mod tests {
         let kept = cut.lines().filter(|line| line.contains("frame")).count();
         assert!(cut.contains(&format!("  ... {} lines are left out", 1000 - kept)), "{cut}");
         assert!(cut.lines().all(|line| line.starts_with("  frame") || line.contains("left out")));
+        let chained = format!(
+            "Traceback (most recent call last):\n{}\nRootError: first\n\nThe above exception was the \
+             direct cause of the following exception:\n\nTraceback (most recent call last):\n  tasks.py\n{}\n\
+             LastError: second",
+            lines.join("\n"),
+            lines.join("\n")
+        );
+        let cut = condensed(&chained);
+        assert!(cut.len() <= MAX_TAIL, "{}", cut.len());
+        for kept in ["RootError: first\n\nThe above", "last):\n  tasks.py\n", "LastError: second"] {
+            assert!(cut.contains(kept), "{kept}: {cut}");
+        }
         let one = condensed(&"x".repeat(1 << 16));
         assert!(one.len() <= MAX_TAIL);
     }
