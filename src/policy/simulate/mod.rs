@@ -70,6 +70,9 @@ struct Stage<'a> {
     mails: Vec<(Timestamp, Envelope)>,
     runs: u64,
     failed: u64,
+    /// How often something fell due, and how often it may.
+    due: usize,
+    most_due: usize,
 }
 
 impl<'a> Stage<'a> {
@@ -77,19 +80,34 @@ impl<'a> Stage<'a> {
         let wall = WallTime(u64::try_from(wall_at_zero.saturating_add(begin.0)).unwrap_or(0));
         let mut desk = NoticeDesk::new("this-host", config, begin, wall);
         desk.take_decisions();
-        Stage { config, desk, begin, wall_at_zero, mails: Vec::new(), runs: 0, failed: 0 }
+        Stage {
+            config,
+            desk,
+            begin,
+            wall_at_zero,
+            mails: Vec::new(),
+            runs: 0,
+            failed: 0,
+            due: 0,
+            most_due: usize::MAX,
+        }
     }
 
     fn wall(&self, at: Timestamp) -> WallTime {
         WallTime(u64::try_from(self.wall_at_zero.saturating_add(at.0)).unwrap_or(0))
     }
 
-    /// Lets everything happen that falls due before `to`.
-    fn advance(&mut self, to: Timestamp) {
+    /// Lets everything happen that falls due before `to`; `false`: it was too much.
+    fn advance(&mut self, to: Timestamp) -> bool {
         while let Some(due) = self.desk.next_timeout().filter(|due| *due < to) {
+            if self.due >= self.most_due {
+                return false;
+            }
+            self.due += 1;
             self.desk.handle_timeout(due, self.wall(due));
             self.collect(due);
         }
+        true
     }
 
     fn start(&mut self, run: &Run<'_>) {

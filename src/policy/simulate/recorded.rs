@@ -23,6 +23,11 @@ use crate::wire::time::Timestamp;
 /// No time lies further from zero, in seconds.
 const FURTHEST: f64 = 1e12;
 
+/// So many times what falls due between the lines (reminders, above all) is decided, and
+/// [`DUE_PER_RECORD`] more for each line: a run of a thousand years would take as long.
+const DUE: usize = 100_000;
+const DUE_PER_RECORD: usize = 10;
+
 #[derive(Debug, Deserialize)]
 struct Line {
     at: f64,
@@ -45,6 +50,8 @@ struct Line {
 /// What a line says, checked against the configuration. `chain` and `task` are positions.
 #[derive(Debug)]
 struct Record {
+    /// Of the line, from 1.
+    number: usize,
     at: Timestamp,
     run: Option<Recorded>,
 }
@@ -67,14 +74,16 @@ pub fn replay(config: &Config, text: &str) -> Result<Simulated, String> {
     let mut records = Vec::new();
     for (number, line) in text.lines().enumerate() {
         if !line.trim().is_empty() {
-            let record = read(config, line).map_err(|why| format!("line {}: {why}", number + 1))?;
-            records.push(record);
+            let number = number + 1;
+            let read = read(config, line).map_err(|why| format!("line {number}: {why}"))?;
+            records.push(Record { number, ..read });
         }
     }
     let Some(begin) = records.iter().map(|record| record.at).min() else {
         return Ok(Stage::new(config, Timestamp(0), 0).finish());
     };
     let mut stage = Stage::new(config, begin, 0);
+    stage.most_due = DUE.saturating_add(records.len().saturating_mul(DUE_PER_RECORD));
     // Starts, ends and upgrades in order of time; at one time in the order of the lines, and a
     // run of no length begins before it ends.
     let mut agenda: Vec<(Timestamp, usize, bool)> = Vec::with_capacity(2 * records.len());
@@ -85,6 +94,13 @@ pub fn replay(config: &Config, text: &str) -> Result<Simulated, String> {
     agenda.sort();
     for (at, place, is_end) in agenda {
         let Some(record) = records.get(place) else { continue };
+        if !stage.advance(at) {
+            return Err(format!(
+                "line {}: more than {} reminders fall due on the way here; \
+                 cut the recording, or raise remind_every",
+                record.number, stage.most_due
+            ));
+        }
         let Some(recorded) = &record.run else {
             stage.upgrade(at);
             continue;
@@ -115,7 +131,7 @@ fn read(config: &Config, line: &str) -> Result<Record, String> {
     })?;
     let at = time("at", line.at)?;
     if line.upgrade == Some(true) {
-        return Ok(Record { at, run: None });
+        return Ok(Record { number: 0, at, run: None });
     }
     let chain_name = line.chain.ok_or("a run has no \"chain\"")?;
     let task_name = line.task.ok_or("a run has no \"task\"")?;
@@ -131,7 +147,7 @@ fn read(config: &Config, line: &str) -> Result<Record, String> {
     let ended = time("seconds", line.at + seconds)?;
     let count = line.count.unwrap_or(1).max(1);
     let stderr = line.stderr.unwrap_or_default();
-    Ok(Record { at, run: Some(Recorded { chain, task, ended, outcome, count, stderr }) })
+    Ok(Record { number: 0, at, run: Some(Recorded { chain, task, ended, outcome, count, stderr }) })
 }
 
 fn time(key: &str, seconds: f64) -> Result<Timestamp, String> {

@@ -138,6 +138,21 @@ fn a_line_that_cannot_be_used_is_told_with_its_number() {
 }
 
 #[test]
+fn a_recorded_run_of_a_thousand_years_is_refused_before_it_fills_the_memory() {
+    let line = |at: f64, seconds: f64| {
+        format!(
+            "{{\"at\": {at}, \"chain\": \"c\", \"task\": \"t\", \"seconds\": {seconds}, \"outcome\": \"exit 1\"}}\n"
+        )
+    };
+    let error = replay(&one(), &(line(0.0, 1.0) + "\n" + &line(9.0, 9e11))).unwrap_err();
+    let words = "line 3: more than 100020 reminders fall due on the way here; \
+                 cut the recording, or raise remind_every";
+    assert_eq!(error, words);
+    let years = replay(&one(), &(line(0.0, 1.0) + &line(9.0, 3e8))).unwrap();
+    assert!((6_000..8_000).contains(&years.decisions.len()), "{}", years.decisions.len());
+}
+
+#[test]
 fn what_is_to_fail_must_be() {
     for (spec, why) in [
         ("c", "write CHAIN/TASK"),
