@@ -73,10 +73,13 @@ def bad(number):
             say("SHINY thing")
         time.sleep(1000)
     elif MODE == "daemon":
+        read, write = os.pipe()
         if os.fork():
+            os.read(read, 1)  # Not before it has left, or it may never have been there.
             os._exit(0)
         os.setsid()
         note("daemon")
+        os.write(write, b".")
         time.sleep(2)
         say(f"DONE {number}")
         time.sleep(1000)

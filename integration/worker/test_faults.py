@@ -71,7 +71,7 @@ class Faults(Case):
         return (f'(name: "{mode}", user: "{USER}", cwd: "{self.work}", kill_timeout: "1s",'
                 f' worker: Command(["/usr/bin/python3", "{self.fake}", "{mode}"]), {more}'
                 f' success_cooldown: "{pause}", fail_cooldown: "1s", tasks: ['
-                f' (call: "bad", name: "{mode}.bad"{", timeout: " + chr(34) + "1s" + chr(34) if mode == "hang" else ""}),'
+                f' (call: "bad", name: "{mode}.bad"{", timeout: " + chr(34) + "2s" + chr(34) if mode == "hang" else ""}),'
                 f' (call: "good", name: "{mode}.good")]),')
 
     def ledger(self, mode):
