@@ -28,6 +28,8 @@ fn status(chains: Vec<ChainStatus>) -> Status {
             log_error: None,
             strays_by: "cgroup".to_owned(),
             last_upgrade: None,
+            upgrades_begun: 0,
+            upgrades_decided: 0,
         },
         chains,
     }

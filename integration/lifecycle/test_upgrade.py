@@ -170,6 +170,77 @@ class Programs(Upgrades):
         self.never_two("a", "b")
 
 
+    def held_program(self, real):
+        """A program that is the real one, but for a check that ends only when the file `hold` is gone: by
+        then it has read everything. Counts its checks in `checked`."""
+        self.path("held.c").write_text("""
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    int i, status, check = 0;
+    for (i = 1; i < argc; i++) check |= !strcmp(argv[i], "--internal-check");
+    if (!check) { execv(REAL, argv); return 71; }
+    if (fork() == 0) { execv(REAL, argv); _exit(71); }
+    wait(&status);
+    FILE *checked = fopen(HERE "/checked", "a");
+    fputs("x", checked);
+    fclose(checked);
+    while (access(HERE "/hold", F_OK) == 0) usleep(10000);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 72;
+}""")
+        program = self.path("bin/held")
+        subprocess.run(["cc", f'-DREAL="{real}"', f'-DHERE="{self.dir}"', "-o", program,
+                        self.path("held.c")], check=True)
+        return program
+
+    def checked(self):
+        return len(self.path("checked").read_text()) if self.path("checked").exists() else 0
+
+    def test_a_waiting_reload_hears_of_its_own_upgrade_and_not_of_the_one_before_it(self):
+        binary, good = self.own_binary()
+        config = self.write_config(self.one(seconds=0.1))
+        master = self.start(config)
+        self.goes_on()
+        self.put(binary, self.held_program(good))
+
+        def behind_another(*words):
+            """A reload that comes while another's check has read the files already."""
+            begun = self.checked()
+            self.path("hold").write_text("")
+            master.send_signal(signal.SIGHUP)
+            wait_for("the first has read the files", lambda: self.checked() > begun, 20)
+            yield
+            waiting = subprocess.Popen([harness.CTL, "--run-root", self.path("run"), "reload", *words],
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            self.addCleanup(waiting.kill)
+            # It is with the master when it is queued there: no answer, and a connection more.
+            time.sleep(0.5)
+            self.assertIsNone(waiting.poll())
+            self.path("hold").unlink()
+            said = waiting.communicate(timeout=60)[0]
+            yield waiting.returncode, said
+        text = config.read_text()
+        turn = behind_another("--wait")
+        next(turn)
+        config.write_text(text.replace('"a"', '"a b"', 1))
+        code, said = next(turn)
+        self.assertEqual(code, 1, said)
+        self.assertIn("refused", said)
+        turn = behind_another("--wait=drained")
+        config.write_text(text)
+        next(turn)
+        self.write_config(self.one(seconds=0.1) + self.one("b", seconds=0.1))
+        code, said = next(turn)
+        self.assertEqual(code, 0, said)
+        status = self.status()
+        self.assertEqual({chain["name"]: chain["generation"] for chain in status["chains"]},
+                         dict.fromkeys("ab", status["master"]["generation"]))
+        self.assertEqual(self.stop(master), 0)
+        self.never_two("a")
+
+
 class Positions(Upgrades):
     """A replaced chain goes on at its next task; if that left the file it begins at the first."""
 

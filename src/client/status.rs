@@ -228,6 +228,8 @@ pub(super) mod tests {
                     outcome: "refused".to_owned(),
                     cause: Some("unknown field `usr`".to_owned()),
                 }),
+                upgrades_begun: 4,
+                upgrades_decided: 4,
             },
             chains: vec![
                 down,
@@ -301,6 +303,8 @@ pub(super) mod tests {
             "at",
             "outcome",
             "cause",
+            "upgrades_begun",
+            "upgrades_decided",
             "chains",
             "name",
             "health",

@@ -15,6 +15,10 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How long a master may be away between its exec and its new socket.
 const AWAY: Duration = Duration::from_secs(60);
 
+/// How long an upgrade may take to be decided: one that was begun before it has 30 s for its check
+/// and 30 s more to die, and so has this one.
+const DECIDING: Duration = Duration::from_secs(150);
+
 /// What a verb waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -101,14 +105,18 @@ pub fn reload(
     if *dry_run || until.is_none() {
         return done(master.ask(request, say)?);
     }
-    let before = master.status(chains)?;
+    let mut before = master.status(chains)?;
     let text = match master.ask(request, &mut say) {
         Ok(answer) => done(answer)?,
         Err(Failure::Ended) => String::new(),
         Err(failure) => return Err(failure),
     };
-    decided(master, &before)?;
+    let generation = decided(master, &before)?;
     if until == Some(WaitFor::Drained) {
+        // A replacement by an upgrade that was asked for before this one is none.
+        for chain in &mut before.chains {
+            chain.generation = chain.generation.max(generation.saturating_sub(1));
+        }
         wait(master, &before, Until::Replaced, &mut say)?;
     }
     Ok(if text.is_empty() { "upgrade accepted".to_owned() } else { text })
@@ -127,24 +135,41 @@ fn done(answer: Answer) -> Result<String, Failure> {
     }
 }
 
-fn decided(master: &Master, before: &Status) -> Result<(), Failure> {
+/// Waits for the decision about an upgrade that was begun after `before` was asked for: one that was
+/// already going may have read the files before their last change. Returns its generation.
+fn decided(master: &Master, before: &Status) -> Result<u64, Failure> {
     let began = Instant::now();
-    let tried = |status: &Status| status.master.last_upgrade.clone();
-    loop {
-        let now = patiently(master)?;
-        if now.master.generation > before.master.generation {
-            return Ok(());
-        }
-        let last = tried(&now).filter(|last| Some(last) != tried(before).as_ref());
-        if let Some(last) = last.filter(|last| last.outcome != "accepted") {
-            let cause = last.cause.unwrap_or_default();
-            return Err(Failure::Refused(format!("upgrade refused: {cause}"), 1));
-        }
-        if began.elapsed() > AWAY {
-            return Err(Failure::Silent);
+    while began.elapsed() < DECIDING {
+        if let Some(decision) = decision(before, &patiently(master)?) {
+            return decision;
         }
         sleep(EVERY);
     }
+    Err(Failure::Silent)
+}
+
+/// What has become of it; `None`: nothing yet.
+fn decision(before: &Status, now: &Status) -> Option<Result<u64, Failure>> {
+    let (before, now) = (&before.master, &now.master);
+    // A master that was started anew counts anew, and an older program does not count at all: the
+    // one has read the files at its start, the other tells by its generation.
+    let anew = now.pid != before.pid || now.since != before.since;
+    let uncounted = now.upgrades_begun < before.upgrades_begun;
+    if anew || (uncounted && now.generation > before.generation) {
+        return Some(Ok(now.generation));
+    }
+    let last = now.last_upgrade.as_ref()?;
+    let is_newer = match uncounted {
+        true => Some(last) != before.last_upgrade.as_ref(),
+        false => now.upgrades_decided > before.upgrades_begun,
+    };
+    is_newer.then(|| match last.outcome.as_str() {
+        "accepted" => Ok(now.generation),
+        _ => {
+            let cause = last.cause.as_deref().unwrap_or_default();
+            Err(Failure::Refused(format!("upgrade refused: {cause}"), 1))
+        }
+    })
 }
 
 /// Waits until no master listens any more.
@@ -207,5 +232,31 @@ mod tests {
         ] {
             assert_eq!(until.holds(Some(&before), &now), done, "{until:?} {now:?}");
         }
+    }
+    #[test]
+    fn only_an_upgrade_that_was_begun_later_decides() {
+        let status = |begun: u64, decided: u64, generation: u64, outcome: &str| {
+            let mut status = sample();
+            (status.master.upgrades_begun, status.master.upgrades_decided) = (begun, decided);
+            status.master.generation = generation;
+            status.master.last_upgrade.as_mut().unwrap().outcome = outcome.to_owned();
+            status
+        };
+        let told = |before: &Status, now: &Status| {
+            decision(before, now).map(|decision| decision.map_err(|failure| failure.to_string()))
+        };
+        let before = status(4, 3, 7, "accepted");
+        // The fourth was being checked when this one was asked for.
+        assert_eq!(told(&before, &status(4, 3, 7, "accepted")), None);
+        assert_eq!(told(&before, &status(5, 4, 8, "accepted")), None);
+        assert_eq!(told(&before, &status(4, 4, 7, "refused")), None);
+        assert_eq!(told(&before, &status(5, 5, 9, "accepted")), Some(Ok(9)));
+        let refused = Some(Err("upgrade refused: unknown field `usr`".to_owned()));
+        assert_eq!(told(&before, &status(5, 5, 8, "refused")), refused);
+        // An older program does not count, and one that is started anew begins at nothing.
+        assert_eq!(told(&before, &status(0, 0, 8, "accepted")), Some(Ok(8)));
+        let mut anew = status(0, 0, 1, "accepted");
+        (anew.master.pid, anew.master.last_upgrade) = (8, None);
+        assert_eq!(told(&before, &anew), Some(Ok(1)));
     }
 }

@@ -94,6 +94,9 @@ pub(super) struct Handover {
     /// How the last upgrade went, and what refusals were told.
     #[serde(default)]
     pub(super) last_upgrade: Option<LastUpgrade>,
+    /// How many upgrades were begun, this one among them.
+    #[serde(default)]
+    pub(super) upgrades: u64,
     /// Pauses that end by themselves.
     #[serde(default)]
     pub(super) pauses: BTreeMap<String, Timestamp>,

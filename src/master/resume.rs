@@ -45,6 +45,8 @@ impl Master {
         master.open_control(listener);
         master.since = handover.since;
         master.upgrade.last = handover.last_upgrade;
+        // An older program did not count.
+        master.upgrade.begun = handover.upgrades.max(1);
         let before = Before { cgroups: handover.old_cgroups, unclean: handover.unclean };
         master.groups = Groups::at(handover.cgroups, before);
         master.supervisor = handover.supervisor.restored();
@@ -116,6 +118,7 @@ impl Master {
         self.desk.reconfigure(&config, at, wall());
         self.desk.upgrade_accepted(at, wall());
         self.upgrade.last = Some(LastUpgrade { at: wall(), cause: None });
+        self.upgrade.decided = self.upgrade.begun;
         self.saver.important(at);
         self.describe_myself(false);
         self.tell_start("upgraded");

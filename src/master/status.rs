@@ -46,6 +46,8 @@ impl Master {
                 outcome: if last.cause.is_some() { "refused" } else { "accepted" }.to_owned(),
                 cause: last.cause.clone(),
             }),
+            upgrades_begun: self.upgrade.begun,
+            upgrades_decided: self.upgrade.decided,
         }
     }
 

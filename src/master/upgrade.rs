@@ -45,6 +45,10 @@ pub(super) struct LastUpgrade {
 #[derive(Debug, Default)]
 pub(super) struct Upgrade {
     pub(super) last: Option<LastUpgrade>,
+    /// How many checks of upgrades have begun since the master's start; a mere look counts not.
+    pub(super) begun: u64,
+    /// Of those the newest that is decided: `last` tells how.
+    pub(super) decided: u64,
     check: Option<Check>,
     /// Asked for while a check was going.
     pub(super) next: Wishes,
@@ -81,6 +85,7 @@ impl Master {
             return self.upgrade.next.push(wish);
         }
         if !wish.dry_run {
+            self.upgrade.begun += 1;
             self.systemd.reloading();
         }
         match self.start_check(&wish) {
@@ -254,6 +259,7 @@ impl Master {
             self.log.error(&format!("upgrade refused: {cause}"));
             self.desk.upgrade_refused(&cause, now(), wall());
             self.upgrade.last = Some(LastUpgrade { at: wall(), cause: Some(cause) });
+            self.upgrade.decided = self.upgrade.begun;
             self.saver.important(now());
             self.systemd.still_ready();
         }
@@ -313,6 +319,7 @@ impl Master {
             only: wish.chains.clone(),
             next: self.upgrade.next.upgrade().cloned(),
             last_upgrade: self.upgrade.last.clone(),
+            upgrades: self.upgrade.begun,
             pauses: self.pauses.clone(),
         }
     }

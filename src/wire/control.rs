@@ -205,6 +205,12 @@ pub struct MasterStatus {
     /// `cgroup` or `marks`.
     pub strays_by: String,
     pub last_upgrade: Option<UpgradeStatus>,
+    /// Upgrades whose check has begun since the master's start; each read the files after that.
+    #[serde(default)]
+    pub upgrades_begun: u64,
+    /// Of those the newest that was accepted or refused: `last_upgrade` is about it.
+    #[serde(default)]
+    pub upgrades_decided: u64,
 }
 
 /// The last upgrade that was tried.
