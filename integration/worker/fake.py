@@ -23,15 +23,19 @@ def say(text, newline=b"\n"):
 
 
 def orphan():
-    """A process that nobody waits for any more, and that ignores SIGTERM."""
+    """A process that nobody waits for any more, and that ignores SIGTERM; it is there before this
+    returns."""
+    read, write = os.pipe()
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             note("orphan")
+            os.write(write, b".")
             time.sleep(1000)
         os._exit(0)
     os.wait()
+    os.read(read, 1)
 
 
 def bad(number):
@@ -104,6 +108,12 @@ def bad(number):
     elif MODE == "late_silence":
         say(f"DONE {number}")
         os.close(4)
+    elif MODE == "deaf":
+        say(f"DONE {number}")
+        os.close(4)
+        while True:
+            print("still here", flush=True)
+            time.sleep(0.2)
     elif MODE == "streams":
         if number == "1":
             os.close(1)

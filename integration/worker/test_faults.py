@@ -4,6 +4,7 @@ happened; the chain goes on with a fresh worker; nothing is left."""
 import json
 import os
 import pathlib
+import re
 import signal
 import unittest
 
@@ -165,6 +166,15 @@ class Faults(Case):
     def worker_of(self, name):
         chain = self.chain(name)
         return chain and chain["pid"] and next(iter(children_of(chain["pid"])), None)
+
+    def test_one_that_closed_its_replies_and_does_not_end_holds_up_no_stop(self):
+        # It has a second to exit by itself, and half of kill_timeout after STOP.
+        chain = self.chain_of("deaf", pause="60s").replace('"1s", worker', '"6s", worker')
+        master = self.start(self.write_config(chain))
+        wait_for("the run", lambda: self.chain("deaf")["tasks"][0]["ok"] == 1)
+        self.assertEqual(self.stop(master, signal.SIGQUIT), 0)
+        told = re.compile("its worker (closed its descriptor 4|did not end within 3s after STOP)")
+        self.assertRegex(self.log(), told)
 
     def test_a_worker_lives_as_long_as_its_chain(self):
         config = self.write_config(self.chain_of("plain", pause="200ms") + self.chain_of("stays", pause="200ms"))

@@ -255,9 +255,8 @@ impl Runner<'_> {
             if ended || now >= give_up {
                 break;
             }
-            // What it says now is of no account.
             if let Some(live) = self.worker_mut() {
-                while live.next(now).is_some() {}
+                live.hear_out();
             }
             self.wait(Some(give_up.saturating_sub(now)));
         }

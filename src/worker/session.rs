@@ -140,6 +140,14 @@ impl Live {
         (late && self.exited.is_none()).then(|| Heard::Broken("closed its descriptor 4".to_owned()))
     }
 
+    /// Answers what it has said, while nothing that it says is of account any more: it was asked to
+    /// end.
+    pub fn hear_out(&mut self) {
+        while let Some(reply) = self.heard.pop_front() {
+            let _ = reply.and_then(|reply| self.understand(reply));
+        }
+    }
+
     /// When [`Live::next`] may have something without a further word.
     pub fn look_again(&self) -> Option<Duration> {
         self.deaf_since.map(|since| since.saturating_add(LAST_WORDS))
