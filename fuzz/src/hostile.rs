@@ -42,8 +42,11 @@ pub fn reports(bytes: &[u8]) {
             Ok(again) => assert_eq!(decode::<Report>(&again).unwrap(), report),
             Err(_) => assert!(packet.len() * 6 > MAX_PACKET, "{} bytes", packet.len()),
         }
-        let report = report.bounded(now);
-        take(&mut supervisor, &mut desk, report, now);
+        let (report, next) = report.parts();
+        assert!(next.as_ref().is_none_or(Report::may_follow));
+        for report in [Some(report), next].into_iter().flatten() {
+            take(&mut supervisor, &mut desk, report.bounded(now), now);
+        }
         let wall = WallTime(now.0 as u64);
         desk.handle_timeout(now, wall);
         assert!(desk.next_timeout().is_none_or(|due| due > now), "it never rests");

@@ -31,6 +31,7 @@ use crate::sys::cgroup::CgroupRoot;
 use crate::sys::fork::{EXIT_OSERR, leave};
 use crate::sys::signals::{SIGCHLD, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, Signals};
 use crate::sys::spawn::Image;
+use crate::sys::wait::OpenChildren;
 use crate::sys::{clock, poll};
 use crate::wire::report::{Order, Report};
 use crate::wire::time::Timestamp;
@@ -129,11 +130,12 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 chain: setup.chain,
                 tasks: Cow::Borrowed(&setup.chain.tasks),
                 images: parts.world.images,
-                keeper: parts
-                    .world
-                    .worker
-                    .zip(setup.chain.worker.clone())
-                    .map(|(program, rules)| Keeper { program, rules, live: None }),
+                keeper: parts.world.worker.zip(setup.chain.worker.clone()).map(
+                    |(program, rules)| {
+                        let children = OpenChildren::open().ok();
+                        Keeper { program, rules, live: None, children }
+                    },
+                ),
                 children_changed: false,
                 signals: parts.signals,
                 reports,
@@ -236,6 +238,7 @@ impl Runner<'_> {
 
     /// Waits for anything, at most `patience`, and takes note of it. Output is read in passing.
     fn wait(&mut self, patience: Option<Duration>) {
+        self.reports.flush();
         // The end of a pair whose master is gone would be ready for ever.
         let orders = if self.alone { self.signals.as_fd() } else { self.reports.as_fd() };
         let mut fds = vec![self.signals.as_fd(), orders];
@@ -274,9 +277,6 @@ impl Runner<'_> {
         }
         if ready[1] {
             self.take_order();
-        }
-        if self.reports.has_backlog() {
-            self.reports.flush();
         }
     }
 

@@ -15,6 +15,8 @@ const BACKLOG: usize = 64;
 pub(super) struct ReportSender {
     socket: OwnedFd,
     backlog: VecDeque<Report>,
+    /// The end of the last run, until it is known what comes next.
+    ended: Option<RunEnd>,
 }
 
 /// What the master's side of the pair gave.
@@ -29,16 +31,42 @@ pub(super) enum FromMaster {
 
 impl ReportSender {
     pub(super) fn new(socket: OwnedFd) -> ReportSender {
-        ReportSender { socket, backlog: VecDeque::new() }
+        ReportSender { socket, backlog: VecDeque::new(), ended: None }
     }
 
     /// Tells the master, now or as soon as it listens.
     pub(super) fn send(&mut self, report: Report) {
-        self.flush();
+        match self.ended.take() {
+            Some(mut end) if report.may_follow() => {
+                end.next = Some(Box::new(report));
+                self.deliver(Report::Ended(end));
+            }
+            Some(end) => {
+                self.deliver(Report::Ended(end));
+                self.deliver(report);
+            }
+            None => self.deliver(report),
+        }
+    }
+
+    /// Tells the end of a run with what is told next, in one packet, since each wakes the master:
+    /// the next run or pause begins at once. [`ReportSender::flush`] does not wait for it.
+    pub(super) fn send_end(&mut self, end: RunEnd) {
+        if let Some(before) = self.ended.replace(end) {
+            self.deliver(Report::Ended(before));
+        }
+    }
+
+    fn deliver(&mut self, report: Report) {
+        self.flush_backlog();
         if self.backlog.is_empty() && self.try_send(&report) {
             return;
         }
+        let (report, next) = report.parts();
         self.keep(report);
+        if let Some(next) = next {
+            self.keep(next);
+        }
     }
 
     /// A line for the log.
@@ -53,6 +81,13 @@ impl ReportSender {
 
     /// Sends what was kept, as far as it fits.
     pub(super) fn flush(&mut self) {
+        match self.ended.take() {
+            Some(end) => self.deliver(Report::Ended(end)),
+            None => self.flush_backlog(),
+        }
+    }
+
+    fn flush_backlog(&mut self) {
         while let Some(report) = self.backlog.pop_front() {
             if !self.try_send(&report) {
                 self.backlog.push_front(report);
@@ -173,5 +208,96 @@ fn alike(one: &RunEnd, other: &RunEnd) -> bool {
 impl AsFd for ReportSender {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::{Received, packet_pair, receive_packet};
+    use crate::wire::outcome::Outcome;
+    use crate::wire::time::{Timestamp, WallTime};
+
+    fn end(run: u64) -> RunEnd {
+        RunEnd {
+            run,
+            task: "send".to_owned(),
+            outcome: Outcome::Exit(0),
+            success: true,
+            started: Timestamp(1),
+            ended: Timestamp(2),
+            wall: WallTime(3),
+            millis: 1,
+            count: 1,
+            fingerprint: String::new(),
+            message: String::new(),
+            stderr: String::new(),
+            stdout: String::new(),
+            next: None,
+        }
+    }
+
+    fn started(run: u64) -> Report {
+        Report::Started { run, task: "send".to_owned(), at: Timestamp(2) }
+    }
+
+    /// What the other end has got since, a list for each packet.
+    fn arrived(master: &OwnedFd) -> Vec<Vec<Report>> {
+        let (mut packets, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+        while let Ok(Received::Packet(length)) = receive_packet(master, &mut buffer) {
+            let (first, next) = decode::<Report>(&buffer[..length]).unwrap().parts();
+            packets.push([Some(first), next].into_iter().flatten().collect());
+        }
+        packets
+    }
+
+    #[test]
+    fn the_end_of_a_run_and_what_follows_at_once_are_one_packet() {
+        let (master, chain) = packet_pair().unwrap();
+        let mut reports = ReportSender::new(chain);
+        reports.send(started(1));
+        reports.send_end(end(1));
+        assert_eq!(arrived(&master), [[started(1)]], "nobody wakes for an end alone");
+        reports.send(started(2));
+        assert_eq!(arrived(&master), [[Report::Ended(end(1)), started(2)]]);
+        // Whatever else is said comes after it, by itself.
+        reports.send_end(end(2));
+        reports.say("debug", "words".to_owned());
+        assert_eq!(arrived(&master).len(), 2);
+        reports.send_end(end(3));
+        reports.flush();
+        assert_eq!(arrived(&master), [[Report::Ended(end(3))]]);
+        reports.flush();
+        assert_eq!(arrived(&master), Vec::<Vec<Report>>::new());
+    }
+
+    #[test]
+    fn what_finds_no_room_is_kept_as_if_it_had_come_alone() {
+        let (master, chain) = packet_pair().unwrap();
+        let mut reports = ReportSender::new(chain);
+        let mut sent = 0;
+        while !reports.has_backlog() {
+            sent += 1;
+            reports.send(started(sent));
+        }
+        for run in sent..sent + 3 {
+            reports.send_end(end(run));
+            reports.send(started(run + 1));
+        }
+        arrived(&master);
+        reports.flush();
+        let kept: Vec<Report> = arrived(&master).into_iter().flatten().collect();
+        let three = RunEnd { count: 3, ..end(sent + 2) };
+        assert_eq!(kept, [Report::Ended(three), started(sent + 3)]);
+    }
+
+    #[test]
+    fn a_packet_tells_nothing_second_but_what_a_chain_does_next() {
+        let lies = [Report::Ready, Report::Ended(end(9)), Report::CannotStart { what: "x".into() }];
+        for lie in lies {
+            let packet = encode(&Report::Ended(RunEnd { next: Some(Box::new(lie)), ..end(1) }));
+            let (first, next) = decode::<Report>(&packet.unwrap()).unwrap().parts();
+            assert_eq!((first, next), (Report::Ended(end(1)), None));
+        }
     }
 }

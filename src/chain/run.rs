@@ -185,7 +185,7 @@ impl Runner<'_> {
     /// Ends what the program left behind, or keeps it as configured; whether something cannot be
     /// ended with this user's rights.
     pub(super) fn end_leftovers(&mut self, task: &str, ended_by_us: bool) -> bool {
-        if self.nothing_left() {
+        if self.only_worker_left() || self.nothing_left() {
             return false;
         }
         let left = self.living_children();
@@ -235,6 +235,17 @@ impl Runner<'_> {
             let what =
                 format!("cannot write down what is kept, it ends with this process: {cause}");
             self.reports.say("warning", what);
+        }
+    }
+
+    /// The usual case after a call, told by one look: the worker is all that there is. If it has
+    /// ended, that is noticed before the next run.
+    fn only_worker_left(&self) -> bool {
+        let Some(keeper) = &self.keeper else { return false };
+        let live = keeper.live.as_ref().filter(|live| live.exited.is_none());
+        match (live, &keeper.children) {
+            (Some(live), Some(children)) => self.kept.is_empty() && children.is_only(live.pid),
+            _ => false,
         }
     }
 
@@ -314,6 +325,7 @@ impl Runner<'_> {
             message: String::new(),
             stderr: String::new(),
             stdout: String::new(),
+            next: None,
             outcome,
         };
         if let Some(finding) = finding {
@@ -322,7 +334,7 @@ impl Runner<'_> {
             end.stderr = last_text(&tails.stderr);
             end.stdout = last_text(&tails.stdout);
         }
-        self.reports.send(Report::Ended(end));
+        self.reports.send_end(end);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::config::model::Worker;
 use crate::sys::proc::resident_bytes;
+use crate::sys::wait::OpenChildren;
 use crate::worker::{Live, Program};
 
 /// What a chain needs to have a worker.
@@ -10,6 +11,8 @@ pub(super) struct Keeper {
     pub(super) rules: Worker,
     /// `Some` while there is a process.
     pub(super) live: Option<Live>,
+    /// Of this process; `None` where the kernel has none.
+    pub(super) children: Option<OpenChildren>,
 }
 
 impl Keeper {

@@ -71,8 +71,11 @@ impl Master {
             let Some(link) = self.links.get(&chain) else { return };
             match hear(&link.socket, &mut self.buffer) {
                 Heard::Said(report) => {
-                    self.take_report(&chain, report);
-                    self.act();
+                    let (report, next) = Report::parts(report);
+                    for report in [Some(report), next].into_iter().flatten() {
+                        self.take_report(&chain, report);
+                        self.act();
+                    }
                 }
                 Heard::Unclear(problem) => self.bad_report(&chain, &problem),
                 Heard::Nothing => return,

@@ -85,6 +85,9 @@ impl Epoll {
     }
 }
 
+/// How much too early an alarm may ring, in milliseconds.
+const EARLY: i64 = 60_000;
+
 /// One alarm on CLOCK_BOOTTIME (timerfd_create(2)): it counts suspend.
 #[derive(Debug)]
 pub struct Alarm {
@@ -103,11 +106,17 @@ impl Alarm {
     }
 
     /// Sets it to an absolute time in milliseconds of CLOCK_BOOTTIME, or off. The past means now.
+    /// A time that moves on with each run costs a call once a minute: an alarm that is set rings
+    /// early rather than be set again, at most [`EARLY`] before a time that is asked for.
     ///
     /// # Errors
     /// When the kernel refuses, which it does for no value that can stand here.
     pub fn set(&mut self, at: Option<i64>) -> io::Result<()> {
-        if self.set_to == at {
+        let good_enough = match (self.set_to, at) {
+            (Some(set), Some(at)) => (0..EARLY).contains(&at.saturating_sub(set)),
+            (set, at) => set == at,
+        };
+        if good_enough {
             return Ok(());
         }
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -180,4 +189,31 @@ pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut polled, Some(&now)).is_ok()
         && polled[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_that_moves_on_a_little_is_left_as_it_is() {
+        let mut alarm = Alarm::new().unwrap();
+        let begin = super::super::clock::boottime_ms() + 3_600_000;
+        let mut set = |at: Option<i64>| {
+            alarm.set(at).unwrap();
+            alarm.set_to.map(|set| set - begin)
+        };
+        assert_eq!(set(Some(begin)), Some(0));
+        assert_eq!(set(Some(begin + EARLY - 1)), Some(0));
+        assert_eq!(set(Some(begin + EARLY)), Some(EARLY));
+        assert_eq!(set(Some(begin + EARLY - 1)), Some(EARLY - 1), "never too late");
+        assert_eq!(set(None), None, "nothing is due: nobody wakes");
+        assert_eq!(set(Some(begin + 1)), Some(1));
+        // Once it has rung, it is set to the time itself.
+        alarm.set(Some(1)).unwrap();
+        assert!(wait_readable(&[alarm.as_fd()], Some(Duration::from_secs(30))).unwrap()[0]);
+        alarm.clear();
+        alarm.set(Some(begin + 9)).unwrap();
+        assert_eq!(alarm.set_to, Some(begin + 9));
+    }
 }

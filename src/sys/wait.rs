@@ -1,6 +1,8 @@
 //! Reaping: waitpid(2) and what `/proc` says of our children.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -76,17 +78,31 @@ pub fn wait_for(pid: Pid) -> io::Result<i32> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn children() -> io::Result<Vec<Pid>> {
-    // Asked after each run of a worker: as few calls as it takes.
-    let mut list = [0_u8; 4096];
-    let read = std::fs::File::open("/proc/thread-self/children")
-        .and_then(|mut file| std::io::Read::read(&mut file, &mut list));
-    match read {
-        // Far from a page's end it is all of the list.
-        Ok(length) if length <= list.len() / 2 => {
+    children_of(nix::unistd::getpid().as_raw())
+}
+
+/// A list of this process's children that stays open: asked after each run of a worker, it costs
+/// one call.
+#[derive(Debug)]
+pub struct OpenChildren(File);
+
+impl OpenChildren {
+    /// Of this single-threaded process; a fork of it needs one of its own.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read, or the kernel has no such list (CONFIG_PROC_CHILDREN).
+    pub fn open() -> io::Result<OpenChildren> {
+        File::open("/proc/thread-self/children").map(OpenChildren)
+    }
+
+    /// Whether `child` is the only one, zombies included.
+    pub fn is_only(&self, child: Pid) -> bool {
+        let mut list = [0_u8; 64];
+        self.0.read_at(&mut list, 0).is_ok_and(|length| {
             let list = String::from_utf8_lossy(&list[..length]);
-            Ok(list.split_whitespace().filter_map(|word| word.parse().ok()).collect())
-        }
-        _ => children_of(nix::unistd::getpid().as_raw()),
+            let mut pids = list.split_whitespace().map(str::parse);
+            pids.next() == Some(Ok(child)) && pids.next().is_none()
+        })
     }
 }
 
@@ -128,4 +144,28 @@ pub fn signal_group(leader: Pid, signal: i32) -> io::Result<()> {
     // SAFETY: killpg takes two integers.
     let done = unsafe { libc::killpg(leader, signal) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_list_of_children_tells_of_those_of_now() {
+        // The list is one of this thread's children, and tests have several threads.
+        let Ok(children) = OpenChildren::open() else { return };
+        let start =
+            || std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).spawn();
+        let id = |child: &std::process::Child| Pid::try_from(child.id()).unwrap();
+        let mut one = start().unwrap();
+        assert!(children.is_only(id(&one)));
+        let mut two = start().unwrap();
+        assert!(!children.is_only(id(&one)) && !children.is_only(id(&two)));
+        one.kill().unwrap();
+        one.wait().unwrap();
+        assert!(children.is_only(id(&two)));
+        two.kill().unwrap();
+        two.wait().unwrap();
+        assert!(!children.is_only(id(&two)));
+    }
 }

@@ -109,6 +109,21 @@ pub enum Report {
 }
 
 impl Report {
+    /// Whether this may come in the packet of a run's end: what a chain does at once after it.
+    pub fn may_follow(&self) -> bool {
+        matches!(self, Report::Started { .. } | Report::Cooling { .. })
+    }
+
+    /// What came in one packet, each to be taken as if it had come alone. Nothing but what
+    /// [`Report::may_follow`] comes second, whatever the packet says.
+    pub fn parts(mut self) -> (Report, Option<Report>) {
+        let next = match &mut self {
+            Report::Ended(end) => end.next.take(),
+            _ => None,
+        };
+        (self, next.map(|next| *next).filter(Report::may_follow))
+    }
+
     /// The report as far as it is possible: no run began or ended after `now`, no run ended before
     /// it began or stands for less than one, an interrupted run is no success, and names and lines
     /// for the log are short and safe. What is left is the chain's own word for itself.
@@ -174,6 +189,10 @@ pub struct RunEnd {
     /// The last bytes of standard output.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stdout: String,
+    /// What the chain does now, if it is told in the same packet ([`Report::parts`]): each packet
+    /// wakes the master. A master that does not know this field still has the end of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Box<Report>>,
 }
 
 fn one() -> u64 {

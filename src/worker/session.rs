@@ -101,7 +101,7 @@ impl Live {
         if self.source().is_none() {
             return false;
         }
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = [0; 4 * 1024];
         match pipe::read(&self.replies, &mut buffer) {
             pipe::Read::Bytes(count) => self.lines.push(&buffer[..count]),
             pipe::Read::Empty => return false,

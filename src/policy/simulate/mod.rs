@@ -139,6 +139,7 @@ impl<'a> Stage<'a> {
             message,
             stderr: if failed { run.stderr.to_owned() } else { String::new() },
             stdout: String::new(),
+            next: None,
         };
         self.desk.run_ended(run.chain, &end, run.ended);
         self.collect(run.ended);

@@ -102,6 +102,7 @@ impl Desk {
             message: message.to_owned(),
             stderr: format!("working\n{message}\n"),
             stdout: "hello\n".to_owned(),
+            next: None,
         }
     }
 
