@@ -157,6 +157,46 @@ class Programs(Upgrades):
         self.assertLess(time.monotonic() - begun, 15)
         self.never_two()
 
+    def test_a_program_on_a_file_system_that_hangs_holds_up_nothing_but_its_check(self):
+        binary, good = self.own_binary()
+        master = self.start(self.write_config(self.one(seconds=0.1)))
+        self.goes_on()
+        server = self.hang(binary.parent)
+        begun = time.monotonic()
+        master.send_signal(signal.SIGHUP)
+        wait_for("the check", lambda: "got SIGHUP" in self.log(), 10)
+        slowest = 0
+        while (time.monotonic() - begun) < 3:
+            asked = time.monotonic()
+            self.assertIsNotNone(self.status(), "the master hangs with the file system")
+            slowest = max(slowest, time.monotonic() - asked)
+        self.assertLess(slowest, 2)
+        wait_for("it is given up", lambda: "upgrade refused: the check took more than 30 s" in self.log(), 60)
+        self.goes_on()
+        os.close(server)
+        subprocess.run(["umount", "-l", binary.parent], check=True)
+        self.hup(master, "accepted")
+        self.assertEqual(self.stop(master), 0)
+        self.never_two()
+
+    def hang(self, folder):
+        """Mounts a file system over a folder whose server never answers (fuse(4)); returns its descriptor."""
+        import ctypes
+        server = os.open("/dev/fuse", os.O_RDWR)
+        libc = ctypes.CDLL(None, use_errno=True)
+        words = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+        if libc.mount(b"hangs", str(folder).encode(), b"fuse", 0, words) != 0:
+            self.skipTest(f"no FUSE here: {os.strerror(ctypes.get_errno())}")
+
+        def away():
+            try:
+                os.close(server)
+            except OSError:
+                pass
+            subprocess.run(["umount", "-l", folder], capture_output=True)
+        self.addCleanup(away)
+        return server
+
     def test_hup_after_hup_while_a_long_run_drains(self):
         master = self.start(self.write_config(self.one(seconds=3) + self.one("b", 0.1)))
         wait_for("it runs", self.starts)

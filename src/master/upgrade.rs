@@ -1,9 +1,9 @@
 //! Becoming what is on disk now, program and configuration, with everything kept: same process,
 //! same children, same memory of outages.
 //!
-//! The new program is opened once; a child executes that descriptor to check the configuration
-//! with a deadline, and gives the checked plan back in sealed memory. Only then is the same
-//! descriptor executed here. Whatever is wrong changes nothing, is logged, mailed and shown.
+//! The new program is opened once, by a child: a file system may hang (NFS, FUSE). The child sends
+//! the descriptor here and executes it to check the configuration with a deadline; it gives the
+//! checked plan back in sealed memory. Only then is the same descriptor executed here. Whatever is wrong changes nothing, is logged, mailed and shown.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, leave};
 use crate::sys::poll::Interest;
 use crate::sys::signals::SIGKILL;
 use crate::sys::wait::signal_child;
-use crate::sys::{clock, exec, locks, memfd, pipe, stdio};
+use crate::sys::{clock, exec, locks, memfd, pipe, socket, stdio};
 use crate::wire::control::{Answer, Wait};
 use crate::wire::safe::safe_line;
 use crate::wire::time::{Timestamp, WallTime};
@@ -59,7 +59,8 @@ pub(super) struct Upgrade {
 struct Check {
     pid: Pid,
     wish: Wish,
-    program: File,
+    /// Where the child sends the program that it has opened.
+    program: OwnedFd,
     plan: File,
     output: OwnedFd,
     said: Vec<u8>,
@@ -116,15 +117,12 @@ impl Master {
 
     fn start_check(&mut self, wish: &Wish) -> Result<Check, String> {
         let path = self.context.program.clone();
-        let program = exec::open_program(&path).map_err(|cause| {
-            let cause = crate::sys::error_text(&cause);
-            format!("cannot open the program {}: {cause}", path.display())
-        })?;
         let short = |cause: std::io::Error| format!("cannot check: {cause}");
         let plan = memfd::create("plan").map_err(short)?;
         let mut handover = memfd::create("handover").map_err(short)?;
         memfd::fill_and_seal(&mut handover, &self.handover(wish).encode()?).map_err(short)?;
         let (output, sink) = pipe::output_pipe().map_err(short)?;
+        let (program, sender) = socket::packet_pair().map_err(short)?;
         self.epoll.add(&output, CHECK_OUTPUT, Interest::Read).map_err(short)?;
         let mut argv = self.arguments("--internal-check", &plan, &handover);
         if wish.force {
@@ -137,8 +135,15 @@ impl Master {
                 .and_then(|()| locks::keep_over_exec(&handover, true))
                 .and_then(|()| stdio::output_to(&sink));
             if ready.is_ok() {
-                let cause = exec::exec(&program, &argv, &env);
-                eprintln!("cannot execute {}: {}", path.display(), crate::sys::error_text(&cause));
+                let (what, cause) = match exec::open_program(&path) {
+                    Err(cause) => ("open the program", cause),
+                    Ok(program) => match socket::send_descriptor(&sender, &program) {
+                        Err(cause) => ("hand over", cause),
+                        Ok(()) => ("execute", exec::exec(&program, &argv, &env)),
+                    },
+                };
+                let cause = crate::sys::error_text(&cause);
+                eprintln!("cannot {what} {}: {cause}", path.display());
             }
             leave(EXIT_OSERR)
         });
@@ -327,9 +332,14 @@ impl Master {
     /// Executes the checked program in this process. Returns only if that failed, with the cause;
     /// then everything is as it was.
     fn reexec(&mut self, check: &Check) -> String {
+        let cannot = |what: &dyn std::fmt::Display| format!("cannot hand over: {what}");
+        let program = match socket::receive_descriptor(&check.program) {
+            Ok(Some(program)) => program,
+            Ok(None) => return cannot(&"the check gave no program back"),
+            Err(cause) => return cannot(&cause),
+        };
         self.reap_for_handover();
         self.drain_all();
-        let cannot = |what: &dyn std::fmt::Display| format!("cannot hand over: {what}");
         let record = match self.handover(&check.wish).encode() {
             Ok(record) => record,
             Err(problem) => return problem,
@@ -361,7 +371,7 @@ impl Master {
         };
         let argv = self.arguments("--internal-resume", &check.plan, &handover);
         let cause = match keep(true) {
-            Ok(()) => exec::exec(&check.program, &argv, &self.context.env),
+            Ok(()) => exec::exec(&program, &argv, &self.context.env),
             Err(cause) => cause,
         };
         let _ = keep(false);

@@ -2,13 +2,15 @@
 //! writes above 4,096 bytes, and MSG_DONTWAIT asks for each call what O_NONBLOCK asks for the open
 //! file description, which the other end could clear.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
 };
 
 use super::poll::is_hung_up;
@@ -139,6 +141,40 @@ pub fn receive_packet_from(
     }
 }
 
+/// Sends a descriptor (SCM_RIGHTS, unix(7)): the receiver has the same open file, and need not open
+/// what may hang.
+///
+/// # Errors
+/// When the other end is gone, or no room is left.
+pub fn send_descriptor(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    rustix::net::sendmsg(socket, &[IoSlice::new(b"0")], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Takes the descriptor that was sent by [`send_descriptor`], without waiting; `None`: none was.
+///
+/// # Errors
+/// When the socket is broken or no descriptors are left.
+pub fn receive_descriptor(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut byte = [0];
+    match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags) {
+        Ok(_) => {}
+        Err(Errno::AGAIN | Errno::CONNRESET) => return Ok(None),
+        Err(cause) => return Err(cause.into()),
+    }
+    Ok(control.drain().find_map(|said| match said {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
 /// Asks for `bytes` of room for packets sent into `socket` (SO_SNDBUFFORCE, else SO_SNDBUF,
 /// socket(7)). It stays as it is where the kernel refuses.
 pub fn make_room(socket: impl AsFd, bytes: usize) {
@@ -155,6 +191,23 @@ pub fn close_sending(socket: impl AsFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_descriptor_arrives_as_the_same_open_file_and_none_where_none_was_sent() {
+        use std::io::{Read, Seek, Write};
+        let (here, there) = packet_pair().unwrap();
+        assert!(receive_descriptor(&here).unwrap().is_none());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"same").unwrap();
+        send_descriptor(&there, &file).unwrap();
+        file.rewind().unwrap();
+        drop(there);
+        let mut text = String::new();
+        let mut got = std::fs::File::from(receive_descriptor(&here).unwrap().unwrap());
+        got.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "same");
+        assert!(receive_descriptor(&here).unwrap().is_none());
+    }
 
     #[test]
     fn an_empty_packet_is_no_end() {
