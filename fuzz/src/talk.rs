@@ -183,7 +183,7 @@ pub fn worker(bytes: &[u8]) {
             Ok(Reply::Unsupported { word } | Reply::Unknown { word }) => {
                 assert!(word.chars().count() <= 32);
             }
-            Ok(Reply::Ready(ready)) => {
+            Ok(Reply::Ready(ready) | Reply::Tasks(ready)) => {
                 let again = serde_json::to_vec(&ready).unwrap();
                 assert_eq!(serde_json::from_slice::<Ready>(&again).unwrap(), ready);
             }

@@ -161,6 +161,10 @@ elif MODE == "broken":
     raise RuntimeError("no settings here")
 elif MODE == "bad_option":
     say('HELLO 1 fake\nREADY {"tasks": {"bad": {"fail_cooldown": -1}}}')
+elif MODE == "tells_much":
+    say("HELLO 1 fake")
+    while True:
+        say('TASKS {"errors": {"none": {"message": "%s"}}}' % ("x" * 60_000))
 elif MODE == "stays":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 say("HELLO 1 fake\nREADY {}")

@@ -37,9 +37,10 @@ FAILURES = {
     "newer": ("raised", "the worker speaks version 2 of the protocol, not 1"),
     "broken": ("raised", "no settings here"),
     "bad_option": ("raised", "the worker sent a READY that cannot be read"),
+    "tells_much": ("raised", "the worker said more than 4 MiB of its tasks"),
 }
 # With these no worker ever becomes ready.
-NEVER_READY = {"slow", "rude", "newer", "broken", "bad_option"}
+NEVER_READY = {"slow", "rude", "newer", "broken", "bad_option", "tells_much"}
 # These do something odd that is no failure of any run.
 HARMLESS = {
     "no_requests": "closed its descriptor 3 between two runs",

@@ -119,6 +119,31 @@ class Python(Case):
                                capture_output=True, text=True).stdout
         self.assertNotIn("its function", shown)
 
+    def test_as_many_functions_as_a_chain_may_have(self):
+        self.write("many.py", """
+from datetime import timedelta as td
+from yourlabs import runner
+for number in range(1000):
+    def function(): pass
+    if number % 100:
+        globals()["function_%04d" % number] = runner.task(
+            success_cooldown=td(seconds=1000 + number), fail_cooldown=td(hours=1), non_recoverable_downtime=td(days=1))(function)
+""")
+        good = [f'(call: "many.function_{n:04}")' for n in range(1000) if n % 100]
+        config = self.config(", ".join(good))
+        checked = self.check(config)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+        told = [line for line in checked.stdout.splitlines() if "(its function)" in line]
+        self.assertEqual(len(told), 990)
+        self.assertIn("function_0999: success_cooldown 33m 19s (its function)", told[-1])
+        # All those that are not there, in one go.
+        checked = self.check(self.config(", ".join(good + [f'(call: "many.function_0{n}00")' for n in range(1, 10)])))
+        self.assertEqual(checked.stderr.count("module 'many' has no attribute"), 9)
+        master = self.start(config)
+        wait_for("the last is known", lambda: "function_0999: success_cooldown 33m 19s (its function)"
+                 in self.ctl("explain", "mail").stdout, 60)
+        self.assertEqual(self.stop(master), 0)
+
     def test_what_is_raised_is_told_with_its_traceback(self):
         master = self.start(self.config('(call: "tasks.fails"), (call: "tasks.leaves", fail_cooldown: "100ms")'))
         # The number in the message is another one each time: it is one failure all the same.

@@ -269,8 +269,11 @@ impl<'c> Trial<'c> {
                 while live.hear(now) {}
                 hear(stderr, said);
                 let what = format!("the worker {} before it was ready", manner(change));
-                let told = fingerprint::of_worker(&Outcome::Raised, &what, said).message;
-                return Found::Broken(if told == what { what } else { format!("{what}: {told}") });
+                if said.trim_ascii().is_empty() {
+                    return Found::Broken(what);
+                }
+                let told = fingerprint::of(&Outcome::Raised, said).message;
+                return Found::Broken(format!("{what}: {told}"));
             }
             if now >= ready_by {
                 let patience = humantime::format_duration(self.worker.ready_timeout);

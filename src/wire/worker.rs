@@ -66,6 +66,8 @@ pub enum Reply {
         /// For people.
         name: String,
     },
+    /// What it knows of some tasks, ahead of READY: for those that do not fit into its line.
+    Tasks(Ready),
     /// It can run tasks from now on.
     Ready(Ready),
     /// The run ended well.
@@ -121,6 +123,23 @@ pub struct Options {
     /// In seconds on the wire, more than 0.
     #[serde(default, with = "seconds_above_zero", skip_serializing_if = "Option::is_none")]
     pub non_recoverable_downtime: Option<Duration>,
+}
+
+impl Ready {
+    /// Adds what another line says.
+    pub fn extend(&mut self, more: Ready) {
+        self.tasks.extend(more.tasks);
+        self.errors.extend(more.errors);
+    }
+
+    /// About how many bytes it takes to keep.
+    pub fn weight(&self) -> usize {
+        const ENTRY: usize = 100;
+        let text = |said: &Raised| said.kind.len() + said.message.len() + said.traceback.len();
+        let tasks = self.tasks.keys().map(|name| ENTRY + name.len());
+        let errors = self.errors.iter().map(|(name, said)| ENTRY + name.len() + text(said));
+        ENTRY + tasks.sum::<usize>() + errors.sum::<usize>()
+    }
 }
 
 impl Options {
@@ -190,8 +209,9 @@ pub fn decode(line: &[u8]) -> Result<Reply, String> {
             Ok(Reply::Hello { version, name: name.chars().take(100).collect() })
         }
         "READY" if rest.trim().is_empty() => Ok(Reply::Ready(Ready::default())),
-        "READY" => match object(rest) {
-            Ok(ready) => Ok(Reply::Ready(ready)),
+        "READY" | "TASKS" => match object(rest) {
+            Ok(ready) if word == "READY" => Ok(Reply::Ready(ready)),
+            Ok(some) => Ok(Reply::Tasks(some)),
             Err(cause) => Err(wrong(&format!("cannot be read ({cause})"))),
         },
         "DONE" => Ok(Reply::Done { id: number(rest)? }),
@@ -353,6 +373,7 @@ mod tests {
         let tasks = BTreeMap::from([("a".into(), options), ("b".into(), Options::default())]);
         assert_eq!(ready, Ok(Reply::Ready(Ready { tasks, errors: BTreeMap::new() })));
         assert_eq!(text("READY"), Ok(Reply::Ready(Ready::default())));
+        assert_eq!(text("TASKS {}"), Ok(Reply::Tasks(Ready::default())));
     }
 
     #[test]
@@ -369,6 +390,7 @@ mod tests {
             ("HELLO", "has no version"),
             ("BYE now", "says more than that"),
             ("READY []", "cannot be read"),
+            ("TASKS", "cannot be read"),
             (r#"READY {"tasks":{"a":{"fail_cooldown":-1}}}"#, "-1 seconds are out of range"),
             (r#"READY {"tasks":{"a":{"fail_cooldown":1e300}}}"#, "seconds are out of range"),
             (r#"READY {"tasks":{"a":{"non_recoverable_downtime":0}}}"#, "0 seconds are out"),

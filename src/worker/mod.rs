@@ -32,7 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the interpreter is given as `-c`: it reads the shim, whose length is put in, and runs it
 /// in a namespace of its own.
 const BOOT: &str = "# runner: worker
-import os
+import os, sys
+if sys.version_info < (3, 8):
+    exit('the built-in worker needs Python 3.8 or newer, this is ' + sys.version.split()[0])
 shim = b''
 while len(shim) < @:
     shim += os.read(3, @ - len(shim)) or exit('runner: no shim')
@@ -145,4 +147,18 @@ fn c_string(text: impl Into<Vec<u8>>) -> Result<CString, String> {
         let text = String::from_utf8_lossy(&text.into_vec()).into_owned();
         format!("cannot pass {text:?} to a task: it holds NUL")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever newer Python there is here: it knows the grammar of 3.8.
+    #[test]
+    fn the_shim_is_python_3_8() {
+        const PARSE: &str = "import ast, sys\nast.parse(sys.argv[1], feature_version=(3, 8))";
+        let python = std::process::Command::new("python3").args(["-c", PARSE, SHIM]).output();
+        let Ok(python) = python else { return };
+        assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
+    }
 }

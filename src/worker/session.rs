@@ -23,6 +23,9 @@ const MOST_HEARD: usize = 64;
 /// Unknown words of one worker that are answered.
 const MOST_UNKNOWN: u32 = 100;
 
+/// The bytes that are kept of what a worker says of its tasks.
+const MOST_OF_TASKS: usize = 4 << 20;
+
 /// How long a worker that has closed its replies may take to exit, before it is ended for it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -42,11 +45,15 @@ pub struct Live {
     name: Option<String>,
     /// It has said READY.
     pub ready: bool,
+    /// What it has said of its tasks ahead of that.
+    tasks: Ready,
     /// It has said BYE: it will exit.
     pub leaving: bool,
     /// It was started before the log files were opened anew.
     pub stale: bool,
     unknown: u32,
+    /// Of all that it has said of its tasks, be it twice.
+    weight: usize,
     requests: OwnedFd,
     replies: OwnedFd,
     lines: Lines,
@@ -79,9 +86,11 @@ impl Live {
             running: None,
             name: None,
             ready: false,
+            tasks: Ready::default(),
             leaving: false,
             stale: false,
             unknown: 0,
+            weight: 0,
             requests,
             replies,
             lines: Lines::default(),
@@ -165,9 +174,12 @@ impl Live {
             }
             Reply::Hello { name, .. } => self.name = Some(name),
             Reply::Ready(_) if self.ready => return Err("said READY twice".to_owned()),
+            Reply::Tasks(_) if self.ready => return Err("said TASKS after READY".to_owned()),
+            Reply::Tasks(some) => self.keep_tasks(some)?,
             Reply::Ready(ready) => {
+                self.keep_tasks(ready)?;
                 self.ready = true;
-                return Ok(Some(Heard::Ready(ready)));
+                return Ok(Some(Heard::Ready(std::mem::take(&mut self.tasks))));
             }
             Reply::Done { id } => return self.ended(id, Heard::Done).map(Some),
             Reply::Fail { id, raised } => return self.ended(id, Heard::Raised(raised)).map(Some),
@@ -190,6 +202,15 @@ impl Live {
             }
         }
         Ok(None)
+    }
+
+    fn keep_tasks(&mut self, some: Ready) -> Result<(), String> {
+        self.weight += some.weight();
+        if self.weight > MOST_OF_TASKS {
+            return Err(format!("said more than {} MiB of its tasks", MOST_OF_TASKS >> 20));
+        }
+        self.tasks.extend(some);
+        Ok(())
     }
 
     fn ended(&mut self, id: u64, heard: Heard) -> Result<Heard, String> {

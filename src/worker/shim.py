@@ -238,15 +238,17 @@ def main():
             while isinstance(inner, functools.partial):
                 inner = inner.func
             options = {key: seconds(key, getattr(inner, key, None)) for key in OPTIONS}
-            ready["tasks"][name] = {k: v for k, v in options.items() if v is not None}
+            options = {k: v for k, v in options.items() if v is not None}
+            if options:
+                ready["tasks"][name] = options
         except (Exception, SystemExit) as error:
             FUNCTIONS.pop(name, None)
             told = raised(error)
             ready["errors"][name] = {"type": told["type"], "message": told["message"][:1000]}
+        if len(json.dumps(ready)) > LONGEST // 2:
+            say("TASKS", ready)
+            ready = {"tasks": {}, "errors": {}}
     flush()
-    if len(json.dumps(ready)) > LONGEST:
-        for told in ready["errors"].values():
-            told["message"] = told["message"][:80]
     say("READY", ready)
     run = execute_in_child if FORK else execute
     for line in lines():
