@@ -118,6 +118,27 @@ class Python(Case):
         shown = subprocess.run([CTL, "-c", str(config), "show-config", "mail"],
                                capture_output=True, text=True).stdout
         self.assertNotIn("its function", shown)
+        self.assertIn("// Functions may say other values of themselves: runner-master --check asks them.", shown)
+
+    def test_what_a_function_says_holds_over_an_upgrade_until_the_code_says_otherwise(self):
+        config = self.config('(call: "tasks.fails", fail_cooldown: "300ms")')
+        other = config.read_text().rstrip().removesuffix("])")
+        config.write_text(other + ', (name: "other", user: Current, cwd: "/", tasks: [(name: "t", run: ["true"])])])')
+        master = self.start(config)
+        said = "non_recoverable_downtime 3s (its function)"
+        explain = lambda: self.ctl("explain", "mail").stdout
+        wait_for("the worker is ready", lambda: said in explain())
+        worker = self.chain("mail")["pid"]
+        # Its process goes on, so it does not say it again.
+        self.ctl("reload", "other", "--wait", check=True)
+        self.assertEqual(self.chain("mail")["pid"], worker)
+        self.assertIn(said, explain())
+        told = lambda: [s for s in self.subjects() if "[fails] Non recoverable downtime reached" in s]
+        wait_for("the outage is told by the function's word", told, 30)
+        self.write("tasks.py", TASKS.replace("non_recoverable_downtime=td(seconds=3)", ""))
+        self.ctl("restart", "mail", check=True)
+        wait_for("the new code's word", lambda: "non_recoverable_downtime 12h (default)" in explain(), 30)
+        self.assertEqual(self.stop(master), 0)
 
     def test_as_many_functions_as_a_chain_may_have(self):
         self.write("many.py", """
@@ -142,6 +163,16 @@ for number in range(1000):
         master = self.start(config)
         wait_for("the last is known", lambda: "function_0999: success_cooldown 33m 19s (its function)"
                  in self.ctl("explain", "mail").stdout, 60)
+        self.assertEqual(self.stop(master), 0)
+
+    def test_what_a_function_says_is_not_guessed(self):
+        self.write("tasks.py", "import os, time\nwhile not os.path.exists('go'): time.sleep(0.1)\n" + TASKS)
+        master = self.start(self.config('(call: "tasks.send_mail"), (call: "tasks.leaves_well")'))
+        explain = lambda: self.ctl("explain", "mail").stdout
+        self.assertEqual(explain().count("(default); what its function says is told once its worker is ready"), 2)
+        (self.app / "go").touch()
+        wait_for("both are known", lambda: "told once" not in explain())
+        self.assertIn("success_cooldown 300ms (its function)", explain())
         self.assertEqual(self.stop(master), 0)
 
     def test_what_is_raised_is_told_with_its_traceback(self):

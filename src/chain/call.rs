@@ -294,10 +294,13 @@ impl Runner<'_> {
     fn learn(&mut self, ready: &Ready) {
         let mut told: BTreeMap<String, Options> = BTreeMap::new();
         let chain = self.chain;
+        let first =
+            self.keeper.as_mut().is_some_and(|keeper| !std::mem::replace(&mut keeper.known, true));
         for (index, task) in chain.tasks.iter().enumerate() {
             let Command::Call(name) = &task.command else { continue };
             let own = ready.tasks.get(name).copied().unwrap_or_default();
-            if !own.is_empty() || options::apply(task, &own) != self.tasks[index] {
+            // At first it is told also where it is nothing: an earlier process may have said more.
+            if first || !own.is_empty() || options::apply(task, &own) != self.tasks[index] {
                 self.tasks.to_mut()[index] = options::apply(task, &own);
                 told.insert(task.name.clone(), own);
             }

@@ -133,7 +133,7 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 keeper: parts.world.worker.zip(setup.chain.worker.clone()).map(
                     |(program, rules)| {
                         let children = OpenChildren::open().ok();
-                        Keeper { program, rules, live: None, children }
+                        Keeper { program, rules, live: None, known: false, children }
                     },
                 ),
                 children_changed: false,

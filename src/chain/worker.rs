@@ -11,6 +11,8 @@ pub(super) struct Keeper {
     pub(super) rules: Worker,
     /// `Some` while there is a process.
     pub(super) live: Option<Live>,
+    /// A worker of this process has said what its tasks are like.
+    pub(super) known: bool,
     /// Of this process; `None` where the kernel has none.
     pub(super) children: Option<OpenChildren>,
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::talk::{Failure, Master};
 use crate::checker;
-use crate::config::model::{Chain, UserSpec};
+use crate::config::model::{Chain, Command, Task, UserSpec};
 use crate::config::{self, Checked, Defaults, Loaded, env_file};
 use crate::policy::environment::{Login, environment, instance_of};
 use crate::policy::options::{self, Origin};
@@ -27,10 +27,14 @@ pub(super) fn config(file: &Path, chain: &str) -> Result<u8, Failure> {
     let (mut checked, loaded) = load(file)?;
     let master = Master::at(&checked.config.run_root);
     let mut theirs: Vec<String> = Vec::new();
+    let mut unknown_functions = false;
     if let Some(chain) = checked.config.chains.iter_mut().find(|known| known.name == chain)
         && chain.worker.is_some()
     {
-        for (task, own) in options_of(&master, &chain.name) {
+        let known = options_of(&master, &chain.name);
+        let is_call = |task: &Task| matches!(task.command, Command::Call(_));
+        unknown_functions = known.is_empty() && chain.tasks.iter().any(is_call);
+        for (task, own) in known {
             let Some(task) = chain.tasks.iter_mut().find(|known| known.name == task) else {
                 continue;
             };
@@ -46,6 +50,11 @@ pub(super) fn config(file: &Path, chain: &str) -> Result<u8, Failure> {
         |field: &str| theirs.iter().any(|known| known == field).then_some("its function");
     let text = config::show(&checked, &loaded.sources, chain, &otherwise);
     super::say(&text.ok_or_else(|| unknown(chain))?);
+    if unknown_functions {
+        super::say(
+            "// Functions may say other values of themselves: runner-master --check asks them.",
+        );
+    }
     Ok(0)
 }
 

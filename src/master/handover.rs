@@ -14,6 +14,7 @@ use crate::policy::notices::SavedDesk;
 use crate::policy::supervisor::Supervisor;
 use crate::wire::mail::Envelope;
 use crate::wire::time::{Timestamp, WallTime};
+use crate::wire::worker::Options;
 
 /// The version that this program writes.
 pub(super) const VERSION: u32 = 1;
@@ -100,6 +101,9 @@ pub(super) struct Handover {
     /// Pauses that end by themselves.
     #[serde(default)]
     pub(super) pauses: BTreeMap<String, Timestamp>,
+    /// What the tasks of workers said of themselves: a process that goes on does not say it again.
+    #[serde(default)]
+    pub(super) options: BTreeMap<String, BTreeMap<String, Options>>,
 }
 
 /// A mailer that goes on over the upgrade: its confirmations are still heard.

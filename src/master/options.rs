@@ -34,8 +34,13 @@ impl Master {
             if !matches!(task.command, Command::Call(_)) {
                 continue;
             }
-            let own = known.get(&task.name).copied().unwrap_or_default();
-            lines.push(options::describe(task, &own, |_| "the configuration".to_owned()));
+            let own = known.get(&task.name);
+            let place = |_: &str| "the configuration".to_owned();
+            let mut line = options::describe(task, &own.copied().unwrap_or_default(), place);
+            if own.is_none() {
+                line.push_str("; what its function says is told once its worker is ready");
+            }
+            lines.push(line);
         }
         lines
     }

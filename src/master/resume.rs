@@ -100,6 +100,9 @@ impl Master {
         }
         master.replace_logger(handover.logger);
         master.reconcile(&handover.only);
+        for (chain, told) in handover.options {
+            master.take_options(&chain, told);
+        }
         if let Some(next) = handover.next {
             // What changed on disk after the check is for this one.
             master.begin_upgrade(next);

@@ -326,6 +326,7 @@ impl Master {
             last_upgrade: self.upgrade.last.clone(),
             upgrades: self.upgrade.begun,
             pauses: self.pauses.clone(),
+            options: self.options.clone(),
         }
     }
 
