@@ -1,5 +1,6 @@
 /* A task that tells its whole world, one "key: value" a line, into the file named by its argument
- * (appended in one write, so that a reader sees all of a run or nothing). */
+ * (appended in one write, so that a reader sees all of a run or nothing). With a second argument it
+ * is a chain's worker and tells the world of that. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -79,6 +80,21 @@ static void descriptors(void)
     }
 }
 
+/* The worker of a chain: DONE to whatever it is asked. */
+static void serve(void)
+{
+    char line[4096], word[16], id[32];
+    FILE *requests = fdopen(3, "r");
+    dprintf(4, "HELLO 1 probe\nREADY\n");
+    while (requests && fgets(line, sizeof line, requests)) {
+        int words = sscanf(line, "%15s %31s", word, id);
+        if (words == 2 && !strcmp(word, "RUN"))
+            dprintf(4, "DONE %s\n", id);
+        else if (words == 1 && !strcmp(word, "STOP"))
+            return;
+    }
+}
+
 int main(int argc, char **argv)
 {
     char buffer[8192];
@@ -148,5 +164,10 @@ int main(int argc, char **argv)
     if (file < 0 || write(file, text, used) != (ssize_t)used)
         return 1;
     struct stat made;
-    return fstat(file, &made) ? 1 : 0;
+    if (fstat(file, &made))
+        return 1;
+    close(file);
+    if (argc > 2)
+        serve();
+    return 0;
 }

@@ -115,13 +115,21 @@ class World(Case):
         def tasks(name):
             return f'tasks: [(name: "probe", run: ["{probe}", "{self.dir}/out/{name}"], success_cooldown: "200ms", fail_cooldown: "200ms")]'
 
-        return self.write_config(f"""
-            (name: "plain", user: "{ALICE}", {tasks("plain")}),
-            (name: "full", user: "{BOB}", group: "{CLUB}", groups: ["adm", {NUMBER}], nice: 7,
+        # A worker for each run, so that each run tells a world.
+        def worker(name):
+            return (f'worker: Command(["{probe}", "{self.dir}/out/{name}", "worker"]), max_runs: 1,'
+                    f' tasks: [(call: "probe", success_cooldown: "200ms", fail_cooldown: "200ms")]')
+
+        full = f"""user: "{BOB}", group: "{CLUB}", groups: ["adm", {NUMBER}], nice: 7,
              ionice: BestEffort(6), scheduler: Batch, cpu_affinity: [{LAST}], oom_score_adj: 300,
              rlimits: {{ "NOFILE": (soft: 100, hard: 200), "CORE": 4096, "CPU": 60 }}, umask: "027",
              no_new_privs: true, cwd: "{self.dir}/out", path: ["/opt/one", "/opt/two"], stop_signal: "SIGINT",
-             env: {{ "BOTH": "env", "HOME": "/elsewhere" }}, env_file: "{env_file}", output: Discard, {tasks("full")}),
+             env: {{ "BOTH": "env", "HOME": "/elsewhere" }}, env_file: "{env_file}", output: Discard,"""
+        return self.write_config(f"""
+            (name: "plain", user: "{ALICE}", {tasks("plain")}),
+            (name: "full", {full} {tasks("full")}),
+            (name: "plain.worker", user: "{ALICE}", {worker("plain.worker")}),
+            (name: "full.worker", {full} {worker("full.worker")}),
             (name: "number", user: {NUMBER}, nice: -5, ionice: Idle, scheduler: Idle, {tasks("number")}),
             (name: "alone", user: "{ALICE}", groups: [], ionice: Realtime(3), scheduler: Fifo(7), {tasks("alone")}),
             (name: "roots", user: "root", {tasks("roots")}),
@@ -144,7 +152,7 @@ class World(Case):
         return records
 
     def fresh_worlds(self):
-        names = ("plain", "full", "number", "alone", "roots")
+        names = ("plain", "full", "number", "alone", "roots", "plain.worker", "full.worker")
         for name in names:
             self.path(f"out/{name}").unlink(missing_ok=True)
         wait_for("every chain has told its world", lambda: all(len(self.worlds(n)) > 1 for n in names), 60)
@@ -152,11 +160,15 @@ class World(Case):
 
     def expected(self, name, world):
         """The table."""
+        whose, is_worker = name.removesuffix(".worker"), name.endswith(".worker")
         run_number = next((v for v in world["env"] if v.startswith("RUNNER_RUN=")), "RUNNER_RUN=none")
         instance = next((v for v in world["env"] if v.startswith("RUNNER_INSTANCE=")), "")
-        self.assertRegex(run_number, "^RUNNER_RUN=[1-9][0-9]*$")
+        if not is_worker:
+            self.assertRegex(run_number, "^RUNNER_RUN=[1-9][0-9]*$")
         self.assertRegex(instance, "^RUNNER_INSTANCE=[0-9a-f]{16}$")
-        marks = [f"RUNNER_CHAIN={name}", "RUNNER_TASK=probe", run_number, instance]
+        marks = [f"RUNNER_CHAIN={name}", instance]
+        # A worker belongs to no run; its tasks stand in its environment.
+        marks += ["RUNNER_CALLS=probe", "RUNNER_ISOLATION=warm"] if is_worker else ["RUNNER_TASK=probe", run_number]
 
         def login(user, uid, home, shell, path=USERS_PATH):
             return [f"PATH={path}", f"HOME={home}", f"USER={user}", f"LOGNAME={user}", f"SHELL={shell}", "LANG=C.UTF-8"]
@@ -177,7 +189,7 @@ class World(Case):
             "number": (NUMBER, NUMBER, [NUMBER]),
             "alone": (self.alice.pw_uid, self.alice.pw_gid, []),
             "roots": (0, 0, os.getgrouplist("root", 0)),
-        }[name]
+        }[whose]
         uid, gid, groups = who
         same["uids"] = " ".join([str(uid)] * 3)
         same["gids"] = " ".join([str(gid)] * 3)
@@ -187,7 +199,9 @@ class World(Case):
         same["session keyring"] = f"keyring;{uid};{gid};_ses"
         home = f"/home/{ALICE}"
         env, cwd = login(ALICE, uid, home, "/bin/sh"), "/"
-        if name == "full":
+        if is_worker:
+            same.update({"fd 3": "pipe r", "fd 4": "pipe w"})
+        if whose == "full":
             env = [v for v in login(BOB, uid, "/elsewhere", "/bin/sh", "/opt/one:/opt/two:/from/file")]
             env += [f"FROM_FILE=of generation {self.generation}", "BOTH=env"]
             cwd = str(self.path("out"))
@@ -214,7 +228,8 @@ class World(Case):
             same, env, limits = self.expected(name, world)
             with self.subTest(when=when, chain=name):
                 self.assertEqual({key: world.get(key, ["nothing"])[0].strip() for key in same}, same)
-                self.assertEqual([key for key in world if key.startswith("fd ")], ["fd 0", "fd 1", "fd 2"])
+                self.assertEqual({key for key in world if key.startswith("fd ")},
+                                 {key for key in same if key.startswith("fd ")})
                 self.assertNotIn("disposition", world)
                 self.assertEqual(sorted(world["env"]), env)
                 told = {number: tuple(map(int, world[f"rlimit {number}"][0].split())) for number in range(16)}
