@@ -240,6 +240,28 @@ class Hostile(Case):
         self.victim_goes_on()
         self.assertEqual(self.stop(master), 0)
 
+    def test_what_a_process_said_too_much_is_counted_when_it_dies_and_at_an_upgrade(self):
+        master = self.start(self.configure())
+
+        def say(times):
+            for way in self.sockets_of(self.mallorys_pid()):
+                way.settimeout(20)
+                for number in range(times):
+                    try:
+                        way.send(json.dumps({"Said": {"level": "info", "text": f"word {number}"}}).encode())
+                    except OSError:
+                        break
+        say(500)
+        wait_for("the first words", lambda: "word 50" in self.log())
+        self.assertNotIn("left out", self.log())
+        os.kill(self.mallorys_pid(), signal.SIGKILL)
+        wait_for("the rest is counted at its death", lambda: self.log().count("] left out ") == 1)
+        say(300)
+        wait_for("the first words again", lambda: self.log().count("word 50") > 1)
+        self.ctl("reload", "--wait", check=True)
+        wait_for("the rest is counted at an upgrade", lambda: self.log().count("] left out ") == 2)
+        self.assertEqual(self.stop(master), 0)
+
     def test_a_flood_of_reports_costs_no_memory_and_no_time_of_others(self):
         master = self.start(self.configure())
         self.victim_goes_on()

@@ -282,6 +282,11 @@ class Disk(Story):
         until(lambda: "lines dropped" in main.read_text(), "the output lane tells the loss")
         until(lambda: error() is None, "status shows no trouble")
         self.assertIsNone(self.room.status()["master"]["log_error"])
+        counted = lambda: (s := self.room.status()) and (s["master"]["log_dropped"], s["chains"][0]["output_lost"])
+        lost = counted()
+        self.room.ctl("reload", "--wait")
+        for before, after in zip(lost, counted()):
+            self.assertGreaterEqual(after, before, "an upgrade forgot what was lost")
         until(lambda: len(self.room.letters()) >= 4, "the mails")
         self.room.stop()
         subjects = sorted(re.search("Subject: (.*)", letter)[1] for letter in self.room.letters())

@@ -11,6 +11,9 @@ use crate::wire::report::{Order, Report, RunEnd, decode, encode};
 /// Reports kept while the master cannot take them.
 const BACKLOG: usize = 64;
 
+/// How long a process that ends by a fault of ours waits for room for its last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// The chain's end of its pair.
 pub(super) struct ReportSender {
     socket: OwnedFd,
@@ -77,6 +80,28 @@ impl ReportSender {
     /// Whether something waits for the master.
     pub(super) fn has_backlog(&self) -> bool {
         !self.backlog.is_empty()
+    }
+
+    /// From now on the last words of a panic, which would go to a standard error that is closed,
+    /// reach the master: they are why this process ended.
+    pub(super) fn tell_panics(&self) -> std::io::Result<()> {
+        let socket = self.socket.try_clone()?;
+        std::panic::set_hook(Box::new(move |panic| {
+            let said = panic.payload();
+            let said = said.downcast_ref::<String>().map(String::as_str).or_else(|| {
+                let said: &&str = said.downcast_ref()?;
+                Some(*said)
+            });
+            let said = said.unwrap_or("no words");
+            let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
+            let what = format!("its process panicked{place}: {said}");
+            let Ok(packet) = encode(&Report::CannotStart { what }) else { return };
+            if !socket::send_packet(&socket, &packet).unwrap_or(true) {
+                let _ = poll::wait_writable(socket.as_fd(), Some(LAST_WORDS));
+                let _ = socket::send_packet(&socket, &packet);
+            }
+        }));
+        Ok(())
     }
 
     /// Sends what was kept, as far as it fits.
@@ -299,5 +324,30 @@ mod tests {
             let (first, next) = decode::<Report>(&packet.unwrap()).unwrap().parts();
             assert_eq!((first, next), (Report::Ended(end(1)), None));
         }
+    }
+
+    #[test]
+    fn the_words_of_a_panic_reach_the_master_with_their_place() {
+        let (ours, theirs) = socket::packet_pair().unwrap();
+        let before = std::panic::take_hook();
+        ReportSender::new(theirs).tell_panics().unwrap();
+        let ended = std::panic::catch_unwind(|| panic!("a fault of ours: {}", 7 * 6));
+        std::panic::set_hook(before);
+        assert!(ended.is_err());
+        let mut buffer = vec![0; 4096];
+        let said = loop {
+            let socket::Received::Packet(length) =
+                socket::receive_packet(&ours, &mut buffer).unwrap()
+            else {
+                panic!("nothing was told")
+            };
+            // Another test may panic meanwhile.
+            match decode(&buffer[..length]).unwrap() {
+                Report::CannotStart { what } if what.contains("a fault of ours") => break what,
+                _ => {}
+            }
+        };
+        assert!(said.starts_with("its process panicked at src/chain/reports.rs:"), "{said}");
+        assert!(said.ends_with(": a fault of ours: 42"), "{said}");
     }
 }

@@ -66,6 +66,8 @@ pub(super) fn detach(setup: &Setup<'_>) -> ReportSender {
         Ok(reports) => ReportSender::new(reports),
         Err(_) => leave(EXIT_OSERR),
     };
+    // Without a descriptor for it the process goes on all the same.
+    let _ = sender.tell_panics();
     if let Err(cause) = null.and_then(|()| reserve_low_descriptors(5)) {
         sender.say("warning", format!("cannot open /dev/null: {cause}"));
     }

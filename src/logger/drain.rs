@@ -46,9 +46,20 @@ impl PacketDrain {
         self.level.store(number(level), Ordering::Relaxed);
     }
 
-    /// The records dropped since this process began, told or not.
+    /// The records dropped since this drain was made, told or not, and those that were added.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Those of them of which no record tells yet.
+    pub fn untold(&self) -> u64 {
+        self.untold.load(Ordering::Relaxed)
+    }
+
+    /// Counts records that an earlier drain dropped, and tells of the untold ones among them.
+    pub fn add_dropped(&self, records: u64, untold: u64) {
+        self.dropped.fetch_add(records, Ordering::Relaxed);
+        self.untold.fetch_add(untold, Ordering::Relaxed);
     }
 
     fn send(&self, record: Record) {

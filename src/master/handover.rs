@@ -98,6 +98,15 @@ pub(super) struct Handover {
     /// How many upgrades were begun, this one among them.
     #[serde(default)]
     pub(super) upgrades: u64,
+    /// Records for the log that were lost.
+    #[serde(default)]
+    pub(super) log_dropped: u64,
+    /// Those of them of which no record in the log tells yet.
+    #[serde(default)]
+    pub(super) log_untold: u64,
+    /// Lines of each chain that could not be written.
+    #[serde(default)]
+    pub(super) output_lost: BTreeMap<String, u64>,
     /// Pauses that end by themselves.
     #[serde(default)]
     pub(super) pauses: BTreeMap<String, Timestamp>,

@@ -59,9 +59,10 @@ impl Master {
 
     /// All chains, before an upgrade.
     pub(super) fn drain_all(&mut self) {
-        let tokens: Vec<u64> = self.tokens.keys().copied().collect();
-        for token in tokens {
+        let tokens: Vec<(u64, String)> = self.tokens.clone().into_iter().collect();
+        for (token, chain) in tokens {
             self.read_reports(token, 4 * PER_TURN);
+            self.tell_all_left_out(&chain);
         }
     }
 
@@ -124,11 +125,7 @@ impl Master {
                 };
                 let Some(link) = self.links.get_mut(chain) else { return };
                 let (may, left_out) = link.words.say(now);
-                if left_out > 0 {
-                    let more =
-                        format!("left out {left_out} lines that its process said for the log");
-                    self.log.say(Level::Warning, Some(chain), None, &more);
-                }
+                self.tell_left_out(chain, left_out);
                 if may {
                     self.log.say(level, Some(chain), None, &text);
                 }
@@ -144,6 +141,21 @@ impl Master {
                 self.log.say(Level::Warning, Some(chain), Some(&task), &what);
             }
         }
+    }
+
+    fn tell_left_out(&self, chain: &str, lines: u64) {
+        if lines > 0 {
+            let text = format!("left out {lines} lines that its process said for the log");
+            self.log.say(Level::Warning, Some(chain), None, &text);
+        }
+    }
+
+    /// The same of a process whose window nobody will see the end of: it has died, or another image
+    /// of the master will hear it.
+    pub(super) fn tell_all_left_out(&mut self, chain: &str) {
+        let Some(link) = self.links.get_mut(chain) else { return };
+        let left_out = std::mem::take(&mut link.words.left_out);
+        self.tell_left_out(chain, left_out);
     }
 
     /// Lines of a chain that nobody can read: in its own file, or in the main log, whose trouble is

@@ -40,6 +40,16 @@ impl Log {
         self.drain.dropped()
     }
 
+    /// Of these it was not yet told that they were lost.
+    pub(super) fn untold(&self) -> u64 {
+        self.drain.untold()
+    }
+
+    /// Records that the image before this one lost, and how many of them are untold.
+    pub(super) fn add_dropped(&self, records: u64, untold: u64) {
+        self.drain.add_dropped(records, untold);
+    }
+
     pub(super) fn set_level(&self, level: Level) {
         self.drain.set_level(level);
     }

@@ -133,10 +133,16 @@ struct Link {
     words: inbox::Words,
 }
 
+impl Link {
+    fn new(socket: OwnedFd, token: u64) -> Link {
+        Link { socket, token, last_task: None, bad: 0, words: inbox::Words::default() }
+    }
+}
+
 /// Lines of a chain that could not be written.
 #[derive(Debug, Default)]
 struct Loss {
-    /// Since this image of the master began.
+    /// Since the master began.
     lines: u64,
     /// Why, while it goes on.
     cause: Option<String>,

@@ -56,6 +56,7 @@ impl Master {
     fn chain_exited(&mut self, chain: &str, pid: i32, reason: ExitReason) {
         if let Some(token) = self.links.get(chain).map(|link| link.token) {
             self.drain_to_the_end(token);
+            self.tell_all_left_out(chain);
         }
         if let Some(link) = self.links.remove(chain) {
             self.epoll.remove(&link.socket);

@@ -10,7 +10,7 @@ use super::groups::Groups;
 use super::handover::Handover;
 use super::takeover::Before;
 use super::upgrade::LastUpgrade;
-use super::{Child, Link, Master, now, wall};
+use super::{Child, Link, Loss, Master, now, wall};
 use crate::checker::Plan;
 use crate::logger::Lanes;
 use crate::policy::notices::NoticeDesk;
@@ -58,6 +58,9 @@ impl Master {
             wall(),
             true,
         );
+        master.log.add_dropped(handover.log_dropped, handover.log_untold);
+        let lost = handover.output_lost.into_iter();
+        master.losses = lost.map(|(chain, lines)| (chain, Loss { lines, cause: None })).collect();
         master.pauses = handover.pauses;
         master.strays.kept = handover.kept;
         let strays = handover.strays.into_iter();
@@ -82,16 +85,7 @@ impl Master {
             if let Some(pid) = master.supervisor.slot(&name).and_then(|slot| slot.state.pid()) {
                 master.children.insert(pid, Child::Chain(name.clone()));
             }
-            master.links.insert(
-                name,
-                Link {
-                    socket,
-                    token,
-                    last_task: None,
-                    bad: 0,
-                    words: super::inbox::Words::default(),
-                },
-            );
+            master.links.insert(name, Link::new(socket, token));
         }
         master.post.adopt(handover.mails);
         for mailer in handover.mailers {

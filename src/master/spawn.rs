@@ -54,16 +54,7 @@ impl Master {
         };
         self.next_token += 1;
         self.tokens.insert(token, name.to_owned());
-        self.links.insert(
-            name.to_owned(),
-            Link {
-                socket: ours,
-                token,
-                last_task: None,
-                bad: 0,
-                words: super::inbox::Words::default(),
-            },
-        );
+        self.links.insert(name.to_owned(), Link::new(ours, token));
         self.children.insert(pid, Child::Chain(name.to_owned()));
         self.supervisor.spawned(name, pid, now());
         let text = format!("started as process {pid}");

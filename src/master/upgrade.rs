@@ -325,6 +325,13 @@ impl Master {
             next: self.upgrade.next.upgrade().cloned(),
             last_upgrade: self.upgrade.last.clone(),
             upgrades: self.upgrade.begun,
+            log_dropped: self.log.dropped(),
+            log_untold: self.log.untold(),
+            output_lost: self
+                .losses
+                .iter()
+                .map(|(chain, loss)| (chain.clone(), loss.lines))
+                .collect(),
             pauses: self.pauses.clone(),
             options: self.options.clone(),
         }

@@ -36,8 +36,8 @@ const MAX_NAME: usize = 101;
 pub enum Report {
     /// Privileges are dropped and verified, the lock is held, the pidfile is written.
     Ready,
-    /// The chain process cannot be set up; it exits after this. `what` says
-    /// "cannot VERB OBJECT: CAUSE".
+    /// The chain process cannot be set up, or found a fault of its own; it exits after this. `what`
+    /// says "cannot VERB OBJECT: CAUSE".
     CannotStart {
         /// For people.
         what: String,
