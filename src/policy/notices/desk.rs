@@ -92,7 +92,8 @@ pub(crate) struct Silence {
 }
 
 /// An operator holds a chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Pause {
     pub(crate) since: Timestamp,
     pub(crate) wall: WallTime,
@@ -101,8 +102,9 @@ pub(crate) struct Pause {
     pub(crate) told: Option<Timestamp>,
     pub(crate) thread: u64,
     /// A PAUSED was sent.
-    #[serde(default)]
     pub(crate) mailed: bool,
+    /// The last PAUSED was silenced.
+    pub(crate) silenced: bool,
 }
 
 /// One chain.
@@ -159,7 +161,8 @@ impl ChainState {
     fn due(&self) -> Option<Timestamp> {
         let silence = self.silence.as_ref().map(|silence| silence.until);
         let run = self.run_due().map(|(_, due)| due);
-        [silence, run, self.pause_due()].into_iter().flatten().min()
+        let output = self.output.due().map(|due| silence.map_or(due, |until| due.max(until)));
+        [silence, run, self.pause_due(), output].into_iter().flatten().min()
     }
 }
 
@@ -241,7 +244,8 @@ impl NoticeDesk {
     /// When [`NoticeDesk::handle_timeout`] has something to do; `None`: nothing waits for a time.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        self.agenda.first().map(|(at, _)| *at)
+        let chains = self.agenda.first().map(|(at, _)| *at);
+        chains.into_iter().chain(self.log_trouble.due()).min()
     }
 
     /// What status shows of a task.

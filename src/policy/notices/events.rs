@@ -183,7 +183,7 @@ impl NoticeDesk {
         match &mut chain.pause {
             Some(pause) => pause.reason = reason,
             none => {
-                *none = Some(Pause { since: now, wall, reason, told: None, thread, mailed: false })
+                *none = Some(Pause { since: now, wall, reason, thread, ..Pause::default() });
             }
         }
         self.rearm(place);
@@ -318,6 +318,7 @@ impl NoticeDesk {
     /// Tells what has fallen due. Harmless at any time; [`NoticeDesk::next_timeout`] says when it
     /// is needed.
     pub fn handle_timeout(&mut self, now: Timestamp, wall: WallTime) {
+        self.settle_trouble(None, now, wall);
         while let Some(&(due, place)) = self.agenda.first()
             && due <= now
         {
@@ -332,14 +333,19 @@ impl NoticeDesk {
 
     /// What fell due for a chain by `now`: its silence's end, its pause, its run. `at_end`: a run
     /// is about to end at `now`, so what falls due in this very moment is for that end to tell.
-    fn settle(&mut self, place: usize, now: Timestamp, wall: WallTime, at_end: bool) {
+    pub(crate) fn settle(&mut self, place: usize, now: Timestamp, wall: WallTime, at_end: bool) {
         let chain = &mut self.chains[place];
         if chain.silence.take_if(|silence| silence.until <= now).is_some() {
+            if let Some(pause) = &mut chain.pause {
+                // What the silence held back is due now.
+                pause.told.take_if(|_| std::mem::take(&mut pause.silenced));
+            }
             self.tell_silence_ended(place, now, wall);
         }
         if self.chains[place].pause_due().is_some_and(|due| due <= now) {
             self.tell_paused(place, now, wall);
         }
+        self.settle_trouble(Some(place), now, wall);
         let Some((task, due)) = self.chains[place].run_due() else { return };
         if due > now || (at_end && due == now) {
             return;
@@ -381,6 +387,7 @@ impl NoticeDesk {
         let again = chain.rules.whole.limit;
         let Some(pause) = &mut chain.pause else { return };
         pause.told = Some(now);
+        pause.silenced = quiet;
         if quiet {
             chain.whole.hold_back(true);
             return;

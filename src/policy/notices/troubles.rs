@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::desk::{Notice, NoticeDesk, Thread};
-use super::text::{Body, message, when};
+use super::text::{Body, message, span, when};
+use crate::policy::safe;
 use crate::wire::mail::NoticeKind;
 use crate::wire::time::{Timestamp, WallTime};
 
@@ -20,42 +21,70 @@ const AGAIN: Duration = Duration::from_secs(12 * 3600);
 pub(crate) struct Trouble {
     /// It cannot be written now.
     open: bool,
+    /// Since when, while it is open.
+    since: Timestamp,
+    /// What cannot be done, as it was said when it began.
+    what: String,
     /// When it was mailed last that it cannot.
     told: Option<Timestamp>,
-    /// That was about what is open now.
+    /// Its end is to be mailed, since its beginning was.
     mailed: bool,
     thread: u64,
-    /// Times that were not mailed since.
+    /// Times that began and were over without a mail, since the last one.
     withheld: u64,
+    /// Lines lost so far, as it was said when it was over.
+    lost: u64,
 }
 
 /// What the admins are to be told of it.
+#[derive(Debug, PartialEq, Eq)]
 enum Telling {
     Fails { withheld: u64 },
     Works,
 }
 
 impl Trouble {
-    fn fails(&mut self, quiet: bool, thread: u64, now: Timestamp) -> Option<Telling> {
-        if std::mem::replace(&mut self.open, true) {
-            return None;
+    fn fails(&mut self, what: &str, now: Timestamp) {
+        if !std::mem::replace(&mut self.open, true) {
+            (self.since, self.what) = (now, safe::line(what, 500));
         }
-        if quiet || self.told.is_some_and(|told| now.since(told) < AGAIN) {
-            self.withheld = self.withheld.saturating_add(1);
-            return None;
-        }
-        (self.told, self.mailed, self.thread) = (Some(now), true, thread);
-        Some(Telling::Fails { withheld: std::mem::take(&mut self.withheld) })
     }
 
-    fn works(&mut self) -> Option<Telling> {
-        self.open = false;
-        std::mem::take(&mut self.mailed).then_some(Telling::Works)
+    fn works(&mut self, lost: u64) {
+        if std::mem::take(&mut self.open) && !self.mailed {
+            self.withheld = self.withheld.saturating_add(1);
+        }
+        self.lost = lost;
+    }
+
+    /// When it will be told of if it lasts; a silence puts that off.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        let waits = self.open && !self.mailed;
+        waits.then(|| self.told.map_or(self.since, |told| self.since.max(told + AGAIN)))
+    }
+
+    /// What is to be told at `now`, outside of a silence. `thread` names the one that begins.
+    fn tells(&mut self, thread: u64, now: Timestamp) -> Option<Telling> {
+        if self.due().is_some_and(|due| due <= now) {
+            (self.told, self.mailed, self.thread) = (Some(now), true, thread);
+            return Some(Telling::Fails { withheld: std::mem::take(&mut self.withheld) });
+        }
+        let over = self.mailed && !self.open;
+        over.then(|| self.mailed = false)?;
+        Some(Telling::Works)
+    }
+
+    /// What a silence that ends at `until` will be followed by.
+    pub(crate) fn told_at(&self, until: Timestamp) -> Option<NoticeKind> {
+        match self.clone().tells(0, until)? {
+            Telling::Fails { .. } => Some(NoticeKind::First),
+            Telling::Works => Some(NoticeKind::Healed),
+        }
     }
 
     pub(crate) fn shift(&mut self, shift: i64) {
-        if let Some(told) = &mut self.told {
-            told.0 = told.0.saturating_add(shift);
+        for time in self.told.iter_mut().chain([&mut self.since]) {
+            time.0 = time.0.saturating_add(shift);
         }
     }
 }
@@ -63,36 +92,47 @@ impl Trouble {
 impl NoticeDesk {
     /// The main log cannot be written: `what` says "cannot VERB OBJECT: CAUSE".
     pub fn log_fails(&mut self, what: &str, now: Timestamp, wall: WallTime) {
-        let thread = self.unique("log", wall);
-        if let Some(telling) = self.log_trouble.fails(false, thread, now) {
-            self.tell_trouble(None, &telling, what, 0, now, wall);
-        }
+        self.log_trouble.fails(what, now);
+        self.settle_trouble(None, now, wall);
     }
 
     /// The main log is written again; `lost` records ever were not.
     pub fn log_works(&mut self, lost: u64, now: Timestamp, wall: WallTime) {
-        if let Some(telling) = self.log_trouble.works() {
-            self.tell_trouble(None, &telling, "the log is written again", lost, now, wall);
-        }
+        self.log_trouble.works(lost);
+        self.settle_trouble(None, now, wall);
     }
 
     /// A chain's output cannot be written into its file.
     pub fn output_fails(&mut self, chain: &str, what: &str, now: Timestamp, wall: WallTime) {
         let Some(&place) = self.index.get(chain) else { return };
-        let thread = self.unique(chain, wall);
-        let chain = &mut self.chains[place];
-        let quiet = chain.quiet(now);
-        if let Some(telling) = chain.output.fails(quiet, thread, now) {
-            self.tell_trouble(Some(place), &telling, what, 0, now, wall);
-        }
+        self.settle(place, now, wall, true);
+        self.chains[place].output.fails(what, now);
+        self.settle_trouble(Some(place), now, wall);
+        self.rearm(place);
     }
 
     /// It is written again; `lost` lines ever were not.
     pub fn output_works(&mut self, chain: &str, lost: u64, now: Timestamp, wall: WallTime) {
         let Some(&place) = self.index.get(chain) else { return };
-        if let Some(telling) = self.chains[place].output.works() {
-            let what = "the output is written again";
-            self.tell_trouble(Some(place), &telling, what, lost, now, wall);
+        self.settle(place, now, wall, true);
+        self.chains[place].output.works(lost);
+        self.settle_trouble(Some(place), now, wall);
+        self.rearm(place);
+    }
+
+    /// Tells what is to be told of a chain's output, or of the main log, by now.
+    pub(crate) fn settle_trouble(&mut self, place: Option<usize>, now: Timestamp, wall: WallTime) {
+        let thread = match place {
+            Some(place) if self.chains[place].quiet(now) => return,
+            Some(place) => self.unique(&self.chains[place].rules.name, wall),
+            None => self.unique("log", wall),
+        };
+        let trouble = match place {
+            Some(place) => &mut self.chains[place].output,
+            None => &mut self.log_trouble,
+        };
+        if let Some(telling) = trouble.tells(thread, now) {
+            self.tell_trouble(place, &telling, now, wall);
         }
     }
 
@@ -100,12 +140,16 @@ impl NoticeDesk {
         &mut self,
         place: Option<usize>,
         telling: &Telling,
-        what: &str,
-        lost: u64,
         now: Timestamp,
         wall: WallTime,
     ) {
         let trouble = place.map_or(&self.log_trouble, |place| &self.chains[place].output);
+        let what = match (telling, place) {
+            (Telling::Fails { .. }, _) => trouble.what.as_str(),
+            (Telling::Works, None) => "the log is written again",
+            (Telling::Works, Some(_)) => "the output is written again",
+        };
+        let (since, lost) = (now.since(trouble.since), trouble.lost);
         let begins = matches!(telling, Telling::Fails { .. });
         let thread = Thread { of: trouble.thread, begins };
         let said = message(what, "the log cannot be written");
@@ -122,6 +166,9 @@ impl NoticeDesk {
             Telling::Fails { withheld } => {
                 out.line("Runs go on, and so do notices; what cannot be written is counted.");
                 out.blank();
+                if since >= Duration::from_secs(1) {
+                    out.fact("Since", &format!("{} ago", span(since)));
+                }
                 out.fact("Next", "make room; writing is tried again all the time");
                 if *withheld > 0 {
                     let why = format!("the same trouble, {withheld} times since the last mail");
@@ -157,13 +204,16 @@ mod tests {
         let mut told = Vec::new();
         for minute in 0..(25 * 60) {
             let now = Timestamp(minute * 60_000);
-            match trouble.fails(false, 7, now) {
+            trouble.fails("cannot write", now);
+            match trouble.tells(7, now) {
                 Some(Telling::Fails { withheld }) => told.push((minute / 60, withheld)),
                 Some(Telling::Works) => unreachable!(),
                 None => {}
             }
-            assert!(trouble.fails(false, 8, now).is_none(), "it is known");
-            if trouble.works().is_some() {
+            trouble.fails("cannot write", now);
+            assert_eq!(trouble.tells(8, now), None, "it is known");
+            trouble.works(0);
+            if trouble.tells(8, now).is_some() {
                 told.push((minute / 60, 0));
             }
         }
@@ -171,12 +221,18 @@ mod tests {
     }
 
     #[test]
-    fn a_silenced_chain_is_told_of_after_the_silence() {
+    fn trouble_that_lasts_is_told_once_its_twelve_hours_are_over() {
         let mut trouble = Trouble::default();
-        assert!(trouble.fails(true, 7, Timestamp(0)).is_none());
-        assert!(trouble.works().is_none());
-        assert!(trouble.fails(false, 7, Timestamp(HOUR)).is_some());
+        trouble.fails("cannot write", Timestamp(0));
+        assert_eq!(trouble.tells(7, Timestamp(0)), Some(Telling::Fails { withheld: 0 }));
+        trouble.works(0);
+        assert_eq!(trouble.tells(7, Timestamp(HOUR)), Some(Telling::Works));
+        trouble.fails("cannot write", Timestamp(2 * HOUR));
+        assert_eq!(trouble.tells(7, Timestamp(2 * HOUR)), None);
+        assert_eq!(trouble.due(), Some(Timestamp(12 * HOUR)));
+        assert_eq!(trouble.tells(7, Timestamp(12 * HOUR)), Some(Telling::Fails { withheld: 0 }));
+        assert_eq!(trouble.due(), None);
         trouble.shift(-HOUR);
-        assert_eq!(trouble.told, Some(Timestamp(0)));
+        assert_eq!(trouble.told, Some(Timestamp(11 * HOUR)));
     }
 }

@@ -1,8 +1,10 @@
 //! A desk with one chain and what may happen to it; `table`: each row of the table of notices,
-//! `saved`: what survives the master, `properties`: what must hold for every history.
+//! `silence`: what its end tells, `saved`: what survives the master, `properties`: what must hold
+//! for every history.
 
 mod properties;
 mod saved;
+mod silence;
 mod table;
 
 use std::path::Path;
