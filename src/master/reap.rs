@@ -21,7 +21,10 @@ impl Master {
                 }
             }
         }
-        self.look_for_strays();
+        // Where chains are among them, what they left is looked for next.
+        if !self.supervisor.ends_strays_next() {
+            self.look_for_strays();
+        }
     }
 
     /// The last look before the handover: what ended by now is not handed over.

@@ -70,27 +70,51 @@ impl Strays {
 }
 
 impl Master {
-    /// A chain was reaped: what it left is asked to end, and waited for, but for what its ended
-    /// runs left and the configuration keeps.
-    pub(super) fn end_strays(&mut self, chain: &str) {
-        let Some(slot) = self.supervisor.slot(chain) else { return };
-        let hurried = self.phase == super::Phase::Killing;
-        let signal = if hurried { SIGKILL } else { slot.terms.stop_signal };
-        let spared = self.kept_of(chain);
-        if spared.is_empty() {
-            // They come up as what it left.
-            self.strays.kept.retain(|_, whose| whose != chain);
+    /// Chains were reaped: what they left is asked to end, and waited for, but for what their ended
+    /// runs left and the configuration keeps. A look at the strays goes through every child of the
+    /// master, so there is one for all of them.
+    pub(super) fn end_strays(&mut self, chains: &[String]) {
+        if chains.is_empty() {
+            return;
         }
-        self.strays.waiting.insert(chain.to_owned());
-        self.see_strays();
-        let left = self.strays.left.entry(chain.to_owned()).or_default();
-        let (kept, left): (Vec<Pid>, Vec<Pid>) =
-            left.iter().copied().partition(|pid| spared.contains(pid));
-        for pid in kept {
+        let mut spared = Vec::with_capacity(chains.len());
+        for chain in chains {
+            let kept = self.kept_of(chain);
+            if kept.is_empty() {
+                // They come up as what it left.
+                self.strays.kept.retain(|_, whose| whose != chain);
+            }
+            self.strays.waiting.insert(chain.clone());
+            spared.push(kept);
+        }
+        let seen = self.see_strays();
+        // What one of them keeps came up as what any of them may have left.
+        for (chain, spared) in chains.iter().zip(&spared) {
+            self.keep_strays(chain, spared);
+        }
+        for (chain, spared) in chains.iter().zip(&spared) {
+            self.ask_to_end(chain, spared);
+        }
+        if seen.is_some() {
+            self.let_go_on();
+        }
+    }
+
+    fn keep_strays(&mut self, chain: &str, spared: &BTreeSet<Pid>) {
+        let left = self.strays.left.get(chain).into_iter().flatten();
+        for pid in left.copied().filter(|pid| spared.contains(pid)).collect::<Vec<_>>() {
             self.strays.forget(pid);
             self.strays.kept.insert(pid, chain.to_owned());
         }
-        for pid in &left {
+    }
+
+    /// The strays that a reaped chain may have left, and what is in its group, but for `spared`.
+    fn ask_to_end(&mut self, chain: &str, spared: &BTreeSet<Pid>) {
+        let Some(slot) = self.supervisor.slot(chain) else { return };
+        let hurried = self.phase == super::Phase::Killing;
+        let signal = if hurried { SIGKILL } else { slot.terms.stop_signal };
+        let left = self.strays.left.entry(chain.to_owned()).or_default();
+        for pid in &*left {
             signal_descendants_of(*pid, signal);
             let _ = signal_child(*pid, SIGCONT);
         }
@@ -99,11 +123,10 @@ impl Master {
             self.log.say(crate::config::model::Level::Info, Some(chain), None, &text);
         }
         if let Some(group) = self.group_of(chain)
-            && group.is_populated_but(&spared)
+            && group.is_populated_but(spared)
         {
-            group.signal_but(&spared, signal);
+            group.signal_but(spared, signal);
         }
-        self.look_for_strays();
     }
 
     /// What a chain keeps of what its ended runs left, as long as its next process does, too.
@@ -142,6 +165,11 @@ impl Master {
         for pid in fresh {
             signal_descendants_of(pid, signal);
         }
+        self.let_go_on();
+    }
+
+    /// Chains of which nothing is left go on.
+    fn let_go_on(&mut self) {
         let is_clear = |chain: &&String| {
             self.strays.left.get(*chain).is_none_or(BTreeSet::is_empty)
                 && self.group_of(chain).is_none_or(|group| {

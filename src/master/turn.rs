@@ -133,9 +133,17 @@ impl Master {
             if actions.is_empty() && deeds.is_empty() {
                 break;
             }
+            let mut dead = Vec::new();
             for action in actions {
-                self.act_on(action);
+                match action {
+                    Action::EndStrays { chain } => dead.push(chain),
+                    action => {
+                        self.end_strays(&std::mem::take(&mut dead));
+                        self.act_on(action);
+                    }
+                }
             }
+            self.end_strays(&dead);
             self.do_deeds(deeds);
         }
         self.send_mail();
@@ -147,7 +155,7 @@ impl Master {
             Action::Spawn { chain } => self.spawn_chain(&chain),
             Action::Signal { chain, pid, signal } => self.signal_chain(&chain, pid, signal),
             Action::Kill { chain } => self.kill_chain(&chain),
-            Action::EndStrays { chain } => self.end_strays(&chain),
+            Action::EndStrays { chain } => self.end_strays(&[chain]),
             Action::Failed { chain, what } => {
                 self.log.say(Level::Error, Some(&chain), None, &what);
                 self.desk.chain_failed(&chain, &what, now(), wall());

@@ -1,7 +1,7 @@
 //! Reaping: waitpid(2) and what `/proc` says of our children.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
@@ -112,8 +112,14 @@ impl OpenChildren {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
-    match std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")) {
-        Ok(list) => Ok(list.split_whitespace().filter_map(|word| word.parse().ok()).collect()),
+    // Each further read counts from the first child on: a page holds several hundred.
+    let mut list = Vec::with_capacity(8192);
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    match File::open(path).and_then(|mut file| file.read_to_end(&mut list)) {
+        Ok(_) => Ok(list
+            .split(u8::is_ascii_whitespace)
+            .filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
+            .collect()),
         Err(_) => super::proc::pids()
             .map(|pids| pids.filter(|pid| super::proc::parent_of(*pid) == Some(parent)).collect()),
     }

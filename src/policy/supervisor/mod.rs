@@ -96,6 +96,9 @@ pub struct Supervisor {
     slots: BTreeMap<String, Slot>,
     #[serde(skip)]
     deadlines: BTreeSet<(Timestamp, String)>,
+    /// Chains that wait for the end of others.
+    #[serde(skip)]
+    waiters: BTreeSet<String>,
     #[serde(skip)]
     actions: Vec<Action>,
     /// The highest generation given so far.
@@ -115,13 +118,15 @@ impl Supervisor {
         Supervisor::default()
     }
 
-    /// After a re-exec: the deadlines are found again.
+    /// After a re-exec: deadlines and waiters are found again.
     pub fn restored(mut self) -> Supervisor {
         self.deadlines = self
             .slots
             .iter()
             .filter_map(|(name, slot)| Some((slot.state.deadline()?, name.clone())))
             .collect();
+        let waiters = self.slots.iter().filter(|(_, slot)| !slot.after.is_empty());
+        self.waiters = waiters.map(|(name, _)| name.clone()).collect();
         self
     }
 
@@ -149,6 +154,12 @@ impl Supervisor {
     /// What is to be done, once.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// Whether a chain was reaped whose [`Action::EndStrays`] is yet to be taken.
+    #[must_use]
+    pub fn ends_strays_next(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action, Action::EndStrays { .. }))
     }
 
     /// When [`Supervisor::handle_timeout`] is due.
@@ -564,14 +575,15 @@ impl Supervisor {
 
     /// Nothing of the chain's old process is left: who waited for it waits no longer.
     fn release(&mut self, chain: &str, now: Timestamp) {
-        let mut free = Vec::new();
-        for (name, slot) in &mut self.slots {
-            let waited = slot.after.iter().any(|after| after == chain);
+        let (slots, mut free) = (&mut self.slots, Vec::new());
+        self.waiters.retain(|name| {
+            let Some(slot) = slots.get_mut(name) else { return false };
             slot.after.retain(|after| after != chain);
-            if waited && slot.after.is_empty() && slot.state == SlotState::Down {
+            if slot.after.is_empty() && slot.state == SlotState::Down {
                 free.push(name.clone());
             }
-        }
+            !slot.after.is_empty()
+        });
         for name in free {
             self.start_if_wanted(&name, Duration::ZERO, now);
         }

@@ -51,11 +51,15 @@ impl Supervisor {
                 // It still waits: for what it would wait for if it were new.
                 Some(slot) => {
                     slot.after = after;
+                    self.waiters.insert(name.to_owned());
                     if slot.after.is_empty() && slot.state == SlotState::Down {
                         self.start_if_wanted(name, Duration::ZERO, now);
                     }
                 }
                 None => {
+                    if !after.is_empty() {
+                        self.waiters.insert(name.to_owned());
+                    }
                     let slot = Slot::new(terms, after, generation, now);
                     self.slots.insert(name.to_owned(), slot);
                     self.start_if_wanted(name, Duration::ZERO, now);
@@ -64,32 +68,29 @@ impl Supervisor {
         }
     }
 
-    /// By chain the commands that its process may still run and that its new configuration does not
-    /// have.
+    /// The commands that a chain's process may still run and that its new configuration does not
+    /// have, with the names of those chains.
     fn commands_that_left(
         &self,
         new: &BTreeMap<&str, Terms>,
-    ) -> BTreeMap<String, BTreeSet<Command>> {
+    ) -> BTreeMap<Command, BTreeSet<String>> {
         let lives = |slot: &Slot| {
             slot.state.pid().is_some() || matches!(slot.state, SlotState::Clearing { .. })
         };
-        self.slots
-            .iter()
-            .filter(|(_, slot)| lives(slot))
-            .map(|(name, slot)| {
-                let mut left = slot.terms.commands.clone();
-                if let Some(stays) = new.get(name.as_str()) {
-                    left.retain(|command| !stays.commands.contains(command));
+        let mut left: BTreeMap<Command, BTreeSet<String>> = BTreeMap::new();
+        for (name, slot) in self.slots.iter().filter(|(_, slot)| lives(slot)) {
+            let stays = new.get(name.as_str()).map(|terms| &terms.commands);
+            for command in &slot.terms.commands {
+                if stays.is_none_or(|stays| !stays.contains(command)) {
+                    left.entry(command.clone()).or_default().insert(name.clone());
                 }
-                (name.clone(), left)
-            })
-            .collect()
+            }
+        }
+        left
     }
 }
 
-fn waits_for(terms: &Terms, left: &BTreeMap<String, BTreeSet<Command>>) -> Vec<String> {
-    left.iter()
-        .filter(|(_, commands)| !commands.is_disjoint(&terms.commands))
-        .map(|(name, _)| name.clone())
-        .collect()
+fn waits_for(terms: &Terms, left: &BTreeMap<Command, BTreeSet<String>>) -> Vec<String> {
+    let chains = terms.commands.iter().filter_map(|command| left.get(command)).flatten();
+    chains.collect::<BTreeSet<_>>().into_iter().cloned().collect()
 }
