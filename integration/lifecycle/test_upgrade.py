@@ -44,6 +44,21 @@ class Upgrades(Base):
             wait_for("a new generation", lambda: self.generation() > generation, 20)
         return last.get("cause")
 
+    def listener(self):
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(server.close)
+        path = str(self.path("notify"))
+        server.bind(path)
+        server.settimeout(0.05)
+        return server, path
+
+    def heard(self, server, into):
+        try:
+            while True:
+                into.append(server.recv(4096).decode())
+        except OSError:
+            return into
+
 
 class Files(Upgrades):
     def test_whatever_is_wrong_with_the_file_changes_nothing(self):
@@ -347,21 +362,6 @@ def parse(text):
 
 
 class Systemd(Upgrades):
-    def listener(self):
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(server.close)
-        path = str(self.path("notify"))
-        server.bind(path)
-        server.settimeout(0.05)
-        return server, path
-
-    def heard(self, server, into):
-        try:
-            while True:
-                into.append(server.recv(4096).decode())
-        except OSError:
-            return into
-
     def test_ready_reloading_stopping_and_no_watchdog_unasked(self):
         server, path = self.listener()
         master = self.start(self.write_config(self.one()), env={**os.environ, "NOTIFY_SOCKET": path})

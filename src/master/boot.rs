@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::ground::Ground;
 use super::groups::Groups;
 use super::handover::Handover;
+use super::systemd::Systemd;
 use super::takeover::{self, Holder, Refused};
 use super::{Master, handover};
 use crate::checker::{self, Options, Plan};
@@ -121,11 +122,13 @@ pub(super) fn start(cli: &Cli) -> ! {
     if let Err(problem) = privileges::become_subreaper() {
         die(&problem, EXIT_OSERR);
     }
+    let mut systemd = Systemd::new(&context.env);
+    systemd.starting();
     let taken = takeover::take_lock(
         &ground,
         &plan.config,
         cli.replace,
-        (&context, &signals),
+        (&context, &signals, &mut systemd),
         &mut |text| {
             tell(text);
         },

@@ -81,5 +81,13 @@ fn folder(path: &Path, mode: u32, refused: u32, what: &str) -> Result<File, Stri
             owner.mode
         ));
     }
+    if let Err(cause) = fs::may_write(path) {
+        let remedy = match cause.kind() {
+            std::io::ErrorKind::PermissionDenied => format!("mend it with: chmod {mode:o} {shown}"),
+            _ => "name a folder that can be written, or mount its file system so".to_owned(),
+        };
+        let cause = crate::sys::error_text(&cause);
+        return Err(format!("cannot use {what} {shown}: it cannot be written ({cause}); {remedy}"));
+    }
     Ok(folder)
 }

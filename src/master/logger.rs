@@ -144,7 +144,7 @@ impl Master {
     /// The lanes end; the logger writes what is in them and leaves.
     pub(super) fn finish_log(self) {
         let Some(pid) = self.logger else { return };
-        let Master { lanes, log, signals, .. } = self;
+        let Master { lanes, log, signals, mut systemd, .. } = self;
         drop(log);
         drop(lanes);
         let deadline =
@@ -163,7 +163,9 @@ impl Master {
                 let _ = signal_child(pid, SIGKILL);
                 return;
             }
-            let _ = crate::sys::poll::wait_readable(&[signals.as_fd()], Some(left));
+            systemd.handle_timeout(now());
+            let look = systemd.next_timeout().map_or(left, |next| left.min(next.since(now())));
+            let _ = crate::sys::poll::wait_readable(&[signals.as_fd()], Some(look));
             while let Ok(Some(_)) = signals.read() {}
         }
     }

@@ -211,7 +211,6 @@ impl Master {
         if count > 0 {
             self.log.error(&format!("{count} mails could not be brought into the spool"));
         }
-        // A mailer that still delivers ends by itself and needs nobody.
     }
 
     /// A mailer of the image before this one.

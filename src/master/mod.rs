@@ -234,6 +234,8 @@ impl Master {
         master.tidy_ground();
         master.start_logger();
         master.load_state();
+        // What an earlier master's mailers could not deliver.
+        master.post.flush();
         master.generation = master.supervisor.begin_generation();
         let generation = master.generation;
         let chains = std::mem::take(&mut master.plan.config.chains);

@@ -259,6 +259,7 @@ impl Master {
                 }
             }
             asked = true;
+            self.systemd.handle_timeout(super::now());
             let _ = poll::wait_readable(&[self.signals.as_fd()], Some(SWEEP_LOOK));
             while let Ok(Some(signal)) = self.signals.read() {
                 if matches!(signal.number, SIGINT | SIGTERM) {

@@ -16,6 +16,17 @@ pub(super) struct Systemd {
     /// Half of WATCHDOG_USEC, where it is meant for us.
     watchdog: Option<Duration>,
     next: Option<Timestamp>,
+    /// While a start, a reload or a stop takes its time: when more of it is asked for.
+    extend: Option<Timestamp>,
+}
+
+/// How much more time is asked for, and how often: a wait of ours has a bound of its own, which the
+/// service manager does not know (TimeoutStartSec=, TimeoutStopSec=).
+const EXTENSION: Duration = Duration::from_secs(30);
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
+
+fn now() -> Timestamp {
+    Timestamp(clock::boottime_ms())
 }
 
 impl Systemd {
@@ -35,7 +46,17 @@ impl Systemd {
         let watchdog = number("WATCHDOG_USEC")
             .filter(|micros| for_us && *micros > 0)
             .map(|micros| Duration::from_micros(micros / 2));
-        Systemd { socket, watchdog, next: None }
+        Systemd { socket, watchdog, next: None, extend: None }
+    }
+
+    /// Something begins that may last longer than the service manager allows by itself.
+    fn takes_time(&mut self) {
+        self.extend = self.socket.is_some().then(now);
+    }
+
+    /// A start that waits for its predecessor's end.
+    pub(super) fn starting(&mut self) {
+        self.takes_time();
     }
 
     fn tell(&self, text: &str) {
@@ -46,28 +67,32 @@ impl Systemd {
 
     pub(super) fn ready(&mut self) {
         let pid = std::process::id();
+        self.extend = None;
         self.tell(&format!("READY=1\nMAINPID={pid}\nSTATUS=running"));
         if self.watchdog.is_some() && self.socket.is_some() {
-            self.next = Some(Timestamp(clock::boottime_ms()));
+            self.next = Some(now());
         }
     }
 
-    pub(super) fn reloading(&self) {
+    pub(super) fn reloading(&mut self) {
+        self.takes_time();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic_us()));
     }
 
     /// A reload came to nothing.
-    pub(super) fn still_ready(&self) {
+    pub(super) fn still_ready(&mut self) {
+        self.extend = None;
         self.tell("READY=1");
     }
 
-    pub(super) fn stopping(&self) {
+    pub(super) fn stopping(&mut self) {
+        self.takes_time();
         self.tell("STOPPING=1");
     }
 
     #[must_use]
     pub(super) fn next_timeout(&self) -> Option<Timestamp> {
-        self.next
+        [self.next, self.extend].into_iter().flatten().min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Timestamp) {
@@ -76,6 +101,10 @@ impl Systemd {
         {
             self.tell("WATCHDOG=1");
             self.next = Some(now + every);
+        }
+        if self.extend.is_some_and(|extend| extend <= now) {
+            self.tell(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+            self.extend = Some(now + EXTEND_EVERY);
         }
     }
 }

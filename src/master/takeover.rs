@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Master;
 use super::boot::StartContext;
 use super::ground::Ground;
+use super::systemd::Systemd;
 use crate::config::model::Config;
 use crate::sys::cgroup::CgroupRoot;
 use crate::sys::pidfd::PidFd;
@@ -137,9 +138,10 @@ pub(super) fn take_lock(
     ground: &Ground,
     config: &Config,
     replace: bool,
-    ear: (&StartContext, &Signals),
+    ear: (&StartContext, &Signals, &mut Systemd),
     say: &mut dyn FnMut(&str),
 ) -> Result<(File, Before), Refused> {
+    let (context, signals, systemd) = ear;
     let cannot = |cause: &dyn std::fmt::Display| Refused {
         text: format!("cannot take master.lock: {cause}"),
         exit: crate::sys::fork::EXIT_OSERR,
@@ -176,7 +178,8 @@ pub(super) fn take_lock(
             ending = Some(Ending::begin(pid, held, &holder));
         }
         if let Some(ending) = &mut ending {
-            upgrade |= ending.press(&lock, ear, say).map_err(|e| cannot(&e))?;
+            upgrade |= ending.press(&lock, (context, signals), say).map_err(|e| cannot(&e))?;
+            systemd.handle_timeout(super::now());
         }
     }
 }

@@ -1,12 +1,21 @@
 //! The loop. Before [`Master::live`] an error is fatal; after it, it is an event.
 
-use super::{ALARM, CHECK_OUTPUT, LOGGER, Master, Phase, SIGNALS, now, wall};
+use std::time::Duration;
+
+use super::{ALARM, CHECK_OUTPUT, Child, LOGGER, Master, Phase, SIGNALS, now, wall};
 use crate::config::model::{Level, Transport};
 use crate::policy::notices::Deed;
 use crate::policy::supervisor::Action;
-use crate::sys::fork::{give_memory_back, leave};
-use crate::sys::signals::{self, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use crate::sys::fork::{Pid, give_memory_back, leave};
+use crate::sys::signals::{self, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
+use crate::sys::wait::signal_child;
 use crate::wire::time::Timestamp;
+
+/// How long the end waits for deliveries and other helpers before it kills them, for their death
+/// after that, and between two looks.
+const HELPERS_PATIENCE: Duration = Duration::from_secs(5);
+const KILLED_PATIENCE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Master {
     /// Works until it is told to end; then everything that it started is gone, and it leaves.
@@ -38,14 +47,16 @@ impl Master {
     }
 
     /// One turn with a limit, for the end of the master: reports and mailers are still heard.
-    pub(super) fn turn_once(&mut self, patience: std::time::Duration) {
-        let _ = self.alarm.set(Some((now() + patience).0));
+    pub(super) fn turn_once(&mut self, patience: Duration) {
+        let due = self.systemd.next_timeout().into_iter().fold(now() + patience, Timestamp::min);
+        let _ = self.alarm.set(Some(due.0));
         if let Ok(tokens) = self.epoll.wait() {
             for token in tokens {
                 self.handle(token);
             }
         }
         self.post.handle_timeout(self.mailers.count(), now());
+        self.systemd.handle_timeout(now());
     }
 
     fn handle(&mut self, token: u64) {
@@ -247,8 +258,10 @@ impl Master {
     /// The last things, each with its own short patience: mails into the spool, state onto the
     /// disk, the log to its end.
     fn say_goodbye(mut self) -> ! {
-        let clean = self.final_sweep();
         self.finish_mail();
+        self.end_helpers();
+        // A program that a killed mailer ran has come up by now, too.
+        let clean = self.final_sweep();
         self.finish_state();
         self.tidy_ground();
         self.ground.remove_pidfile();
@@ -265,6 +278,39 @@ impl Master {
         self.log.info("stopped");
         self.finish_log();
         leave(0)
+    }
+
+    /// What works for the master alone ends: a delivery within a short patience, for what lies in
+    /// the spool is the next master's to deliver; a look at something; the write of a state that
+    /// would come after the last one. A second signal cuts the patience.
+    fn end_helpers(&mut self) {
+        let mut kill_at = now() + HELPERS_PATIENCE;
+        let give_up_at = kill_at + KILLED_PATIENCE;
+        loop {
+            if self.phase == Phase::Killing {
+                kill_at = kill_at.min(now());
+            }
+            let helpers: Vec<Pid> = self
+                .children
+                .iter()
+                .filter(|(_, child)| !matches!(child, Child::Chain(_) | Child::Logger))
+                .map(|(pid, _)| *pid)
+                .collect();
+            let at = now();
+            if helpers.is_empty() || at >= give_up_at.min(kill_at + KILLED_PATIENCE) {
+                break;
+            }
+            if at >= kill_at {
+                for pid in helpers {
+                    let _ = signal_child(pid, SIGKILL);
+                }
+            }
+            self.turn_once(LOOK);
+        }
+        let waiting = self.post.waiting();
+        if waiting > 0 {
+            self.log.info(&format!("{waiting} mails wait for delivery by the next start"));
+        }
     }
 
     /// Where mail goes, for people.

@@ -182,6 +182,16 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
+/// Whether this process may make files in a folder (access(2) with its effective ids).
+///
+/// # Errors
+/// When it may not: EACCES, or EROFS on a file system that is mounted read-only.
+pub fn may_write(folder: &Path) -> io::Result<()> {
+    use rustix::fs::Access;
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    Ok(rustix::fs::accessat(rustix::fs::CWD, folder, wanted, AtFlags::EACCESS)?)
+}
+
 /// Who owns an open file or folder.
 ///
 /// # Errors

@@ -107,7 +107,7 @@ impl Alarm {
 
     /// Sets it to an absolute time in milliseconds of CLOCK_BOOTTIME, or off. The past means now.
     /// A time that moves on with each run costs a call once a minute: an alarm that is set rings
-    /// early rather than be set again, at most [`EARLY`] before a time that is asked for.
+    /// early rather than be set again, at most `EARLY` before a time that is asked for.
     ///
     /// # Errors
     /// When the kernel refuses, which it does for no value that can stand here.
