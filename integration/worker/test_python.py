@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import unittest
@@ -59,6 +60,54 @@ def leaks():
     global kept
     kept = kept + 1 if "kept" in globals() else 1
     print("kept", kept, "by", os.getpid())
+'''
+
+ODD = '''
+import os, sys
+
+async def coroutine():
+    raise ValueError("inside the coroutine")
+
+def generator():
+    yield 1
+
+def forks():
+    if os.fork() == 0:
+        return
+
+def fork_raises():
+    if os.fork() == 0:
+        raise ValueError("in the child")
+
+def fork_exits():
+    if os.fork() == 0:
+        sys.exit(3)
+
+class Rude(Exception):
+    def __str__(self):
+        sys.exit(5)
+
+def rude_text():
+    raise Rude
+
+def half_characters():
+    raise ValueError("half \\udcff of one")
+
+def huge():
+    raise ValueError("m" * 5000000)
+
+def writes_replies():
+    os.write(4, b"DONE 99\\n")
+
+def closes():
+    os.closerange(0, 10)
+
+def closes_streams():
+    sys.stdout.close()
+    sys.stderr = None
+
+def says_where():
+    print("says_where", sys.stdout.fileno(), sys.stderr.fileno())
 '''
 
 
@@ -268,6 +317,48 @@ for number in range(1000):
         self.assertIn("[crashes] First exception caught: the child that ran it exited with status 9", subjects)
         self.assertTrue(any(s.startswith("[fails] First exception caught: order") for s in subjects), subjects)
         self.assertEqual(self.stop(master), 0)
+
+    def test_odd_functions(self):
+        """Each is a success or a failure of its own run, told by its own words, and harms no other."""
+        self.write("odd.py", ODD)
+        names = [line[4:].partition("(")[0] for line in ODD.replace("async ", "").splitlines() if line.startswith("def ")]
+        sound = {"forks", "fork_raises", "fork_exits", "closes", "closes_streams", "says_where"}
+        for isolation in ("Warm", "Fork"):
+            with self.subTest(isolation):
+                # One worker for all of them.
+                master = self.start(self.config(
+                    ", ".join(f'(call: "odd.{name}")' for name in names),
+                    more=f'isolation: {isolation}, success_cooldown: "20ms", fail_cooldown: "1s", kill_timeout: "2s",'))
+                wait_for("two rounds", lambda: self.chain("mail")["tasks"][-1]["ok"] >= 2, 60)
+                tasks = {task["name"]: task for task in self.chain("mail")["tasks"]}
+                self.assertEqual({name for name, task in tasks.items() if task["ok"] and not task["failed"]}, sound)
+                self.assertEqual({name for name, task in tasks.items() if task["failed"] and not task["ok"]},
+                                 set(names) - sound)
+                told = [json.loads(row)["subject"] for row in self.ctl("notices", "--json").stdout.splitlines()]
+                for subject in ("[coroutine] First exception caught: inside the coroutine",
+                                "[generator] First exception caught: odd.generator is a generator: a call of it would run nothing",
+                                "[rude_text] First exception caught: (its message cannot be shown)",
+                                "[half_characters] First exception caught: half \\udcff of one",
+                                "[writes_replies] First exception caught: [Errno 9] Bad file descriptor"):
+                    self.assertIn(subject, told)
+                self.assertTrue(any(s.startswith("[huge] First exception caught: ValueError: mm") or
+                                    s.startswith("[huge] First exception caught: mm") for s in told), told)
+                self.assertFalse([subject for subject in told if "New" in subject])
+                starts = self.log().count("started its worker")
+                self.assertEqual(starts, 1, "the worker lives on")
+                # After the one that closed its streams the next one is heard.
+                self.assertIn("says_where 1 2", self.log())
+                self.assertIn("ValueError: in the child", self.log())
+                self.assertEqual(self.stop(master), 0)
+                self.path("log").unlink()
+                shutil.rmtree(self.path("state"))
+                shutil.rmtree(self.path("mail"), True)
+
+    def test_a_function_that_would_run_nothing_is_told_by_the_check(self):
+        self.write("odd.py", ODD)
+        checked = self.check(self.config('(call: "odd.generator"), (call: "odd.coroutine")'))
+        self.assertIn("cannot import odd.generator: TypeError: odd.generator is a generator", checked.stderr)
+        self.assertEqual(checked.stderr.count("cannot import"), 1)
 
     def test_the_example_of_the_package_and_one_that_is_installed(self):
         """yourlabs.runner.tasks.divide_by_zero mails at failures 1, 4, 7 and never between."""

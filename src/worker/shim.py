@@ -1,10 +1,12 @@
 # The Python worker: runs the functions that RUNNER_CALLS names, as the runner asks for them on
 # descriptor 3, and answers on descriptor 4; see runner-worker(7). Python 3.8 and newer, nothing but
 # the standard library. What it finds installed (Django, yourlabs) it uses.
+import fcntl
 import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import json
 import os
 import signal
@@ -13,7 +15,18 @@ import traceback
 import types
 from datetime import timedelta
 
-REQUESTS, REPLIES = 3, 4
+def out_of_the_way(descriptor):
+    """A copy where functions that close the first descriptors do not meet it; close-on-exec."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 100)
+    except OSError:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 5)
+
+
+PID = os.getpid()
+REQUESTS, REPLIES, *STANDARD = map(out_of_the_way, (3, 4, 0, 1, 2))
+os.closerange(3, 5)
+IDENTITIES = [os.fstat(descriptor)[1:3] for descriptor in STANDARD]
 LONGEST = 60 * 1024
 OPTIONS = ("success_cooldown", "fail_cooldown", "non_recoverable_downtime")
 FORK = os.environ.get("RUNNER_ISOLATION") == "fork"
@@ -23,8 +36,12 @@ def say(word, value=None):
     """One line to the runner, in one piece."""
     line = word if value is None else word + " " + json.dumps(value)
     data = line.encode("ascii", "replace") + b"\n"
-    while data:
-        data = data[os.write(REPLIES, data):]
+    try:
+        while data:
+            data = data[os.write(REPLIES, data):]
+    except BrokenPipeError:
+        # The runner has given this worker up: nobody is to hear of it.
+        os._exit(1)
 
 
 def seconds(name, value):
@@ -100,7 +117,16 @@ def find(name):
         found = getattr(found, part)
     if not callable(found):
         raise TypeError("%s is no function" % name)
+    if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+        raise TypeError("%s is a generator: a call of it would run nothing" % name)
     return found
+
+
+def call(function):
+    result = function()
+    if inspect.iscoroutine(result):
+        import asyncio
+        asyncio.run(result)
 
 
 def raised(error):
@@ -108,13 +134,15 @@ def raised(error):
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == raised.__code__.co_filename:
         trace = trace.tb_next
+    # What an exception says of itself may raise anything.
     try:
-        text = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:
+        parts = traceback.format_exception(type(error), error, trace)
+        text = "".join(cut(part, LONGEST // 8) for part in parts)
+    except BaseException:
         text = ""
     try:
-        message = str(error)
-    except Exception:
+        message = cut(str(error), LONGEST // 8)
+    except BaseException:
         message = "(its message cannot be shown)"
     kind = type(error).__qualname__
     if type(error).__module__ not in ("builtins", "__main__"):
@@ -127,12 +155,33 @@ def raised(error):
     return {"type": kind[:200], "message": message, "traceback": text}
 
 
+def cut(text, most):
+    """Not too long, and without the halves of characters that no UTF-8 can say."""
+    if len(text) > most:
+        text = "%s ... %s" % (text[:most * 3 // 4], text[-most // 4:])
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def flush():
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except Exception:
             pass
+
+
+def mend_streams():
+    """The next run has standard streams, whatever this one did to them."""
+    for descriptor, identity in enumerate(IDENTITIES):
+        try:
+            if os.fstat(descriptor)[1:3] == identity:
+                continue
+        except OSError:
+            pass
+        os.dup2(STANDARD[descriptor], descriptor)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(getattr(sys, name), "closed", True):
+            setattr(sys, name, open(descriptor, "w", 1, errors="backslashreplace", closefd=False))
 
 
 class Django:
@@ -162,30 +211,49 @@ def execute(name, django):
         django.around()
         if name not in FUNCTIONS:
             FUNCTIONS[name] = find(name)
-        FUNCTIONS[name]()
-    except SystemExit as error:
-        if error.code not in (None, 0):
-            return raised(error)
+        call(FUNCTIONS[name])
     except BaseException as error:
-        return raised(error)
+        if os.getpid() != PID:
+            leave(error)
+        if not isinstance(error, SystemExit) or error.code not in (None, 0):
+            return raised(error)
+    else:
+        if os.getpid() != PID:
+            leave(None)
     finally:
         try:
             django.around()
         except Exception:
             traceback.print_exc()
         flush()
+        mend_streams()
     return None
+
+
+def leave(error):
+    """The end of a child that the function forked and that came out of it: the run is its parent's."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(type(error), error, error.__traceback__)
+        code = 1
+    flush()
+    os._exit(code & 255)
 
 
 def execute_in_child(name, django):
     """Runs a task in a child forked out of this process: what it leaks and breaks stays there."""
+    global PID
     django.let_go()
     flush()
     # Memory that both see: nobody waits for anybody but for the child's end.
-    paper = os.memfd_create("report")
+    made = os.memfd_create("report")
+    paper = out_of_the_way(made)
+    os.close(made)
     child = os.fork()
     if child == 0:
-        code = 1
+        code, PID = 1, os.getpid()
         try:
             os.write(paper, json.dumps(execute(name, django)).encode())
             code = 0
@@ -219,8 +287,6 @@ FUNCTIONS = {}
 
 
 def main():
-    for descriptor in (REQUESTS, REPLIES):
-        os.set_inheritable(descriptor, False)
     say("HELLO 1 python " + sys.version.split()[0])
     # The runner's signals end a worker, whichever they are.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
