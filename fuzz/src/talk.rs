@@ -97,7 +97,7 @@ pub fn mail(bytes: &[u8]) {
     let MailOrder::Spool(envelope) = order else { return };
     let from = "Runner <r@example.org>";
     let letter =
-        message::build(&envelope, "ops@example.org", from, "P: ", "box.example.org").unwrap();
+        message::build(&envelope, None, "ops@example.org", from, "P: ", "box.example.org").unwrap();
     let text = String::from_utf8(letter.bytes).unwrap();
     assert!(text.is_ascii());
     assert!(text.split("\r\n").all(|line| line.len() <= 998), "a long line");

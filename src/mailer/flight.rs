@@ -53,7 +53,7 @@ impl Flight {
                 lock.map(AsFd::as_fd).into_iter().chain([writer.as_fd()]).collect();
             keep_only(&kept);
             let mut out = &writer;
-            deliver(way, &job.envelope, &job.to, &mut |outcome| {
+            deliver(way, &job.envelope, job.answers_to.as_deref(), &job.to, &mut |outcome| {
                 let mut line = serde_json::to_vec(&outcome).unwrap_or_default();
                 line.push(b'\n');
                 let _ = out.write_all(&line);

@@ -17,6 +17,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// Threads that are remembered, of all recipients.
+const THREADS: usize = 1_000;
+
 /// Both clocks, read once for a turn of the loop.
 #[derive(Debug, Clone)]
 pub(super) struct Clock {
@@ -89,6 +92,18 @@ pub(super) struct Ledger {
     pub(super) mails: BTreeMap<String, Backoff>,
     /// What went to each recipient.
     pub(super) postboxes: BTreeMap<String, Postbox>,
+    /// By which mail each recipient first heard of a thread; the one used longest ago is first.
+    pub(super) threads: Vec<Heard>,
+}
+
+/// A recipient has heard of a thread.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Heard {
+    to: String,
+    thread: String,
+    /// Of the mail that told it first: one of the thread, or a digest.
+    id: String,
 }
 
 impl Ledger {
@@ -120,6 +135,29 @@ impl Ledger {
         (self.boot, self.wall) = (now.boot, now.wall);
         self.postboxes.retain(|_, postbox| !postbox.is_stale(now.boot, limit));
         spool.write_ledger(self)
+    }
+
+    /// The id of the mail by which `to` first heard of the thread.
+    pub(super) fn heard(&self, to: &str, thread: &str) -> Option<&str> {
+        let known = self.threads.iter().find(|heard| heard.to == to && heard.thread == thread)?;
+        Some(&known.id)
+    }
+
+    /// `to` got a mail of the thread. `over`: nothing will answer to it.
+    pub(super) fn note_heard(&mut self, to: &str, thread: &str, id: &str, over: bool) {
+        let place = self.threads.iter().position(|h| h.to == to && h.thread == thread);
+        let known = place.map(|place| self.threads.remove(place));
+        if over {
+            return;
+        }
+        if self.threads.len() >= THREADS {
+            self.threads.remove(0);
+        }
+        self.threads.push(known.unwrap_or_else(|| Heard {
+            to: to.to_owned(),
+            thread: thread.to_owned(),
+            id: id.to_owned(),
+        }));
     }
 
     /// Everything may be tried at once.

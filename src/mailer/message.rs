@@ -29,12 +29,15 @@ pub struct Letter {
     pub bytes: Vec<u8>,
 }
 
-/// Builds the message for one recipient. `host` is this machine's name, for Message-ID.
+/// Builds the message for one recipient. `answers_to`: the id of the mail that goes before it in
+/// the recipient's thread (In-Reply-To and References, RFC 5322 section 3.6.4). `host` is this
+/// machine's name, for Message-ID.
 ///
 /// # Errors
 /// When an address is none.
 pub fn build(
     envelope: &Envelope,
+    answers_to: Option<&str>,
     to: &str,
     from: &str,
     prefix: &str,
@@ -49,8 +52,8 @@ pub fn build(
         .from(sender.clone())
         .to(recipient.clone())
         .subject(subject.as_str());
-    if let Some(root) = envelope.answers_to() {
-        let root = format!("<{}@{host}>", safe_id(&root));
+    if let Some(root) = answers_to {
+        let root = format!("<{}@{host}>", safe_id(root));
         builder = builder.in_reply_to(root.clone()).references(root);
     }
     let extra = [
@@ -178,9 +181,10 @@ mod tests {
 
     fn built(subject: &str, body: &str) -> String {
         let envelope = envelope(subject, body);
+        let (to, from) = ("ops@example.org", "Runner <r@example.org>");
+        let before = envelope.answers_to();
         let letter =
-            build(&envelope, "ops@example.org", "Runner <r@example.org>", "P: ", "box.example.org")
-                .unwrap();
+            build(&envelope, before.as_deref(), to, from, "P: ", "box.example.org").unwrap();
         String::from_utf8(letter.bytes).unwrap()
     }
 
@@ -207,7 +211,9 @@ mod tests {
     fn the_mail_that_begins_a_thread_is_the_one_that_the_others_answer_to() {
         let mut envelope = envelope("subject", "body");
         envelope.id = Envelope::root("outage-7");
-        let letter = build(&envelope, "ops@example.org", "r@example.org", "", "box").unwrap();
+        let before = envelope.answers_to();
+        let (to, from) = ("ops@example.org", "r@example.org");
+        let letter = build(&envelope, before.as_deref(), to, from, "", "box").unwrap();
         let text = String::from_utf8(letter.bytes).unwrap();
         assert!(text.contains("Message-ID: <outage-7.thread@box>\r\n"), "{text}");
         assert!(!text.contains("In-Reply-To") && !text.contains("References"), "{text}");

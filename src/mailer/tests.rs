@@ -342,3 +342,105 @@ fn hostile_ids_never_leave_the_spool() {
     assert_eq!(deliver(&mut desk, &clock, |_, _| sent()).len(), 8);
     assert!(!dir.path().parent().unwrap().join("x").exists());
 }
+
+fn of_thread(id: &str, kind: NoticeKind, to: &[&str]) -> Envelope {
+    let to = to.iter().map(|to| (*to).to_owned()).collect();
+    Envelope { thread: Some("o1".to_owned()), kind, to, ..notice(id) }
+}
+
+/// Delivers what is due; for each mail to whom it went, its id and what it answered to.
+fn answers(
+    desk: &mut Desk<'_>,
+    clock: &Clock,
+    outcome: impl Fn(&str) -> Outcome,
+) -> Vec<(String, String, Option<String>)> {
+    assert!(desk.lock(clock), "another one delivers");
+    desk.refresh(clock);
+    let mut seen = Vec::new();
+    while let Next::Deliver(job) = desk.next(clock) {
+        seen.push((job.to.clone(), job.envelope.id.clone(), job.answers_to.clone()));
+        desk.finish(&job, outcome(&job.to), clock);
+        desk.refresh(clock);
+    }
+    desk.unlock();
+    seen
+}
+
+#[test]
+fn a_thread_that_begins_in_a_digest_goes_on_as_answers_to_the_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mail = mail(dir.path(), 2);
+    let clock = Clock::now();
+    let mut ops = desk(&mail, &clock);
+    for id in ["a", "b", "c"] {
+        keep(&mut ops, notice(id), &clock);
+    }
+    keep(&mut ops, of_thread("o1.thread", NoticeKind::First, &["ops@example.org"]), &clock);
+    assert_eq!(answers(&mut ops, &clock, |_| sent()).len(), 2);
+    let later = clock.after(3700);
+    let digests = answers(&mut ops, &later, |_| sent());
+    assert!(digests[0].1.starts_with("digest-"), "{digests:?}");
+    assert_eq!(digests[0].2, None);
+    // Another mailer, and another day.
+    let after = clock.after(90_000);
+    let mut ops = desk(&mail, &after);
+    keep(&mut ops, of_thread("d", NoticeKind::Again, &["ops@example.org"]), &after);
+    keep(&mut ops, of_thread("e", NoticeKind::Healed, &["ops@example.org"]), &after);
+    let told = answers(&mut ops, &after, |_| sent());
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|(_, _, before)| before.as_ref() == Some(&digests[0].1)), "{told:?}");
+}
+
+#[test]
+fn each_recipient_has_a_thread_of_what_it_got() {
+    let dir = tempfile::tempdir().unwrap();
+    let mail = mail(dir.path(), 30);
+    let clock = Clock::now();
+    let mut ops = desk(&mail, &clock);
+    let both = ["a@example.org", "b@example.org"];
+    let b_only_later = |to: &str| match to {
+        "b@example.org" => Outcome::Refused("550 no".to_owned()),
+        _ => sent(),
+    };
+    keep(&mut ops, of_thread("o1.thread", NoticeKind::First, &both), &clock);
+    answers(&mut ops, &clock, b_only_later);
+    keep(&mut ops, of_thread("d", NoticeKind::Reached, &both), &clock);
+    let told = |to: &str, id: &str, before: Option<&str>| {
+        (to.to_owned(), id.to_owned(), before.map(str::to_owned))
+    };
+    let mut seen = answers(&mut ops, &clock, |_| sent());
+    seen.sort();
+    assert_eq!(seen, [told(both[0], "d", Some("o1.thread")), told(both[1], "d", None)]);
+    let ops = &mut desk(&mail, &clock);
+    keep(ops, of_thread("e", NoticeKind::Healed, &both), &clock);
+    let mut seen = answers(ops, &clock, |_| sent());
+    seen.sort();
+    assert_eq!(seen, [told(both[0], "e", Some("o1.thread")), told(both[1], "e", Some("d"))]);
+    // A thread that is closed is not remembered for ever.
+    let ledger = std::fs::read_to_string(dir.path().join("ledger.json")).unwrap();
+    assert!(ledger.contains("\"threads\":[]"), "{ledger}");
+}
+
+#[test]
+fn without_a_spool_a_mail_answers_to_the_first_of_its_thread() {
+    let mail = mail(Path::new("/nowhere"), 30);
+    let clock = Clock::now();
+    let mut ops = Desk::new(&mail, Err("no room".to_owned()), &clock);
+    assert_eq!(ops.keep(of_thread("d", NoticeKind::Again, &["a@example.org"]), &clock), None);
+    let Next::Deliver(job) = ops.next(&clock) else { panic!("nothing to deliver") };
+    assert_eq!(job.answers_to.as_deref(), Some("o1.thread"));
+}
+
+#[test]
+fn threads_that_are_remembered_are_bounded_and_the_latest_used_stay() {
+    let mut ledger = super::ledger::Ledger::default();
+    ledger.note_heard("a", "kept", "first", false);
+    for n in 0..2_000 {
+        ledger.note_heard("a", &format!("t{n}"), "id", false);
+        ledger.note_heard("a", "kept", "later", false);
+    }
+    assert_eq!(ledger.heard("a", "kept"), Some("first"));
+    assert_eq!(ledger.heard("a", "t1999"), Some("id"));
+    assert_eq!(ledger.heard("a", "t10"), None);
+    assert_eq!(ledger.threads.len(), 1_000);
+}

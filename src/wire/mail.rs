@@ -45,6 +45,12 @@ impl NoticeKind {
         }
     }
 
+    /// Nothing follows it in its thread.
+    pub fn closes(self) -> bool {
+        use NoticeKind::{Accepted, Healed, Test, Unstable};
+        matches!(self, Healed | Accepted | Unstable | Test)
+    }
+
     /// REACHED and REFUSED go before a recipient's limit is counted against the rest.
     pub fn goes_first(self) -> bool {
         matches!(self, NoticeKind::Reached | NoticeKind::Refused)
@@ -58,7 +64,8 @@ pub struct Envelope {
     /// left side of Message-ID.
     pub id: String,
     /// The identity of the outage (same alphabet): mails that share it are one thread. The first
-    /// one has the id [`Envelope::root`], the others answer to it.
+    /// one has the id [`Envelope::root`]; the others answer to it, or to what their recipient got
+    /// instead of it.
     pub thread: Option<String>,
     /// What it tells.
     pub kind: NoticeKind,
@@ -82,7 +89,7 @@ impl Envelope {
         format!("{thread}.thread")
     }
 
-    /// The id of the mail that this one answers to (In-Reply-To, References); `None`: it answers
+    /// The id of the mail that this one answers to, as far as the master knows; `None`: it answers
     /// to none, or it is the one that begins its thread.
     pub fn answers_to(&self) -> Option<String> {
         self.thread.as_deref().map(Envelope::root).filter(|root| *root != self.id)

@@ -21,6 +21,11 @@ pub(super) struct Job {
     source: Source,
     pub(super) envelope: Envelope,
     pub(super) to: String,
+    /// The id of the mail that it answers to; `None`: it is the first that this recipient gets of
+    /// its thread.
+    pub(super) answers_to: Option<String>,
+    /// The threads that a digest tells of, each with whether it closes it.
+    threads: Vec<(String, bool)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

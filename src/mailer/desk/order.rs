@@ -30,7 +30,13 @@ impl Desk<'_> {
             let (envelope, to) = (first.envelope.clone(), to.clone());
             return match self.direct_hold(&envelope, &to, clock) {
                 Some(why) => Next::GiveBack(self.give_back(&why)),
-                None => Next::Deliver(Box::new(Job { source: Source::Direct, envelope, to })),
+                None => {
+                    // Without a spool nothing else is known of the thread.
+                    let heard = self.answers_to(&envelope, &to);
+                    let answers_to = heard.or_else(|| envelope.answers_to());
+                    let (source, threads) = (Source::Direct, Vec::new());
+                    Next::Deliver(Box::new(Job { source, envelope, to, answers_to, threads }))
+                }
             };
         }
         if self.lock.is_none() || self.known.is_empty() {
@@ -120,7 +126,16 @@ impl Desk<'_> {
         let meta = self.known.get(name)?.clone();
         let stored = self.spool.as_ref().ok()?.read(name).ok()?;
         let source = Source::File(name.to_owned(), meta);
-        Some(Job { source, envelope: stored.envelope, to: stored.to })
+        let Stored { envelope, to, threads, .. } = stored;
+        let answers_to = self.answers_to(&envelope, &to);
+        Some(Job { source, envelope, to, answers_to, threads })
+    }
+
+    /// A thread holds for each recipient: a mail answers to what this one got first of it, be it a
+    /// digest, and to nothing that only others got.
+    fn answers_to(&self, envelope: &Envelope, to: &str) -> Option<String> {
+        let heard = self.ledger.heard(to, envelope.thread.as_deref()?)?;
+        (heard != envelope.id).then(|| heard.to_owned())
     }
 
     fn merge(&mut self, names: &[String], clock: &Clock) -> Result<(), String> {
@@ -144,6 +159,8 @@ impl Desk<'_> {
         }
         let mut stored = Stored::new(&digest(&notices, &to, clock.wall), &to, clock.wall);
         stored.merged = merged;
+        let threads = notices.iter().filter_map(|n| Some((n.thread.clone()?, n.kind.closes())));
+        stored.threads = threads.collect();
         let name = spool.write(&stored)?;
         spool.remove_merged(&stored.merged)?;
         let (meta, _) = spool.meta(&name)?;

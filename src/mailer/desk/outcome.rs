@@ -5,7 +5,7 @@ use super::{Desk, Job, Source};
 use crate::mailer::ledger::{Backoff, Clock};
 use crate::mailer::spool::Meta;
 use crate::mailer::transport::Outcome;
-use crate::wire::mail::MailReply;
+use crate::wire::mail::{Envelope, MailReply};
 
 impl Desk<'_> {
     /// What a try brought.
@@ -51,6 +51,7 @@ impl Desk<'_> {
                 self.ledger.server = Backoff::default();
                 let postbox = self.ledger.postboxes.entry(to.clone()).or_default();
                 postbox.note_sent(clock.boot, self.mail.limit, &letter(meta, clock));
+                self.note_threads(job);
                 vec![MailReply::Sent { id, to, subject }]
             }
             Outcome::Refused(error) => match spool.bury(name, meta.size, &error) {
@@ -88,6 +89,7 @@ impl Desk<'_> {
                 let letter = direct_letter(&direct.envelope, clock);
                 let postbox = self.ledger.postboxes.entry(job.to.clone()).or_default();
                 postbox.note_sent(clock.boot, self.mail.limit, &letter);
+                self.note_threads(job);
                 replies.push(MailReply::Sent { id: id.clone(), to: job.to.clone(), subject });
             }
             Outcome::Refused(error) => {
@@ -116,5 +118,15 @@ impl Desk<'_> {
             self.direct.push_front(direct);
         }
         replies
+    }
+
+    /// Who got this knows of its threads.
+    fn note_threads(&mut self, job: &Job) {
+        let Envelope { id, thread, kind, .. } = &job.envelope;
+        let own = thread.iter().map(|thread| (thread, kind.closes()));
+        let told = job.threads.iter().map(|(thread, over)| (thread, *over));
+        for (thread, over) in own.chain(told) {
+            self.ledger.note_heard(&job.to, thread, id, over);
+        }
     }
 }

@@ -55,6 +55,9 @@ pub struct Stored {
     /// The files that this digest stands for; empty: it is a mail of its own.
     #[serde(default)]
     pub merged: Vec<String>,
+    /// The threads that this digest tells of, each with whether it closes it.
+    #[serde(default)]
+    pub threads: Vec<(String, bool)>,
     /// The counts of a `more` file.
     #[serde(default)]
     pub more: Option<More>,
@@ -73,6 +76,7 @@ impl Stored {
             to: to.to_owned(),
             spooled: now,
             merged: Vec::new(),
+            threads: Vec::new(),
             more: None,
             refused: None,
             envelope: Envelope { to: vec![to.to_owned()], ..envelope.clone() },

@@ -33,7 +33,7 @@ fn try_once(transport: Transport, body: &str) -> Outcome {
         at: WallTime(1_700_000_000_000),
     };
     let mut outcomes = Vec::new();
-    deliver(&way, &envelope, "ops@example.org", &mut |outcome| outcomes.push(outcome));
+    deliver(&way, &envelope, None, "ops@example.org", &mut |outcome| outcomes.push(outcome));
     assert_eq!(outcomes.len(), 1, "exactly one outcome");
     outcomes.remove(0)
 }

@@ -42,15 +42,17 @@ pub(super) struct Way<'a> {
     pub(super) host: &'a str,
 }
 
-/// Delivers. `report` is called exactly once, as soon as the outcome is certain: a polite farewell
+/// Delivers; `answers_to` names the mail before it in the recipient's thread. `report` is called exactly once, as soon as the outcome is certain: a polite farewell
 /// to the server may follow it.
 pub(super) fn deliver(
     way: &Way<'_>,
     envelope: &Envelope,
+    answers_to: Option<&str>,
     to: &str,
     report: &mut dyn FnMut(Outcome),
 ) {
-    let built = message::build(envelope, to, &way.mail.from, &way.mail.subject_prefix, way.host);
+    let (from, prefix) = (&way.mail.from, &way.mail.subject_prefix);
+    let built = message::build(envelope, answers_to, to, from, prefix, way.host);
     let letter = match built {
         Ok(letter) => letter,
         Err(cause) => return report(Outcome::MailLater(cause)),

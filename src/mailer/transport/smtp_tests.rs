@@ -91,7 +91,7 @@ fn try_once(mail: &Mail) -> Outcome {
         at: WallTime(0),
     };
     let mut outcomes = Vec::new();
-    deliver(&way, &envelope, "ops@example.org", &mut |outcome| outcomes.push(outcome));
+    deliver(&way, &envelope, None, "ops@example.org", &mut |outcome| outcomes.push(outcome));
     assert_eq!(outcomes.len(), 1, "exactly one outcome");
     outcomes.remove(0)
 }
