@@ -85,7 +85,7 @@ fn take(supervisor: &mut Supervisor, desk: &mut NoticeDesk, report: Report, now:
         Report::Started { run, task, at } => {
             assert!(at <= now && task.len() <= MAX_SAFE);
             supervisor.run_started(SPEAKS, &task, at);
-            desk.run_started(SPEAKS, &task, run, at);
+            desk.run_started(SPEAKS, &task, run, at, now);
         }
         Report::Ended(end) => {
             assert!(end.started <= end.ended && end.ended <= now && end.count > 0);

@@ -53,7 +53,7 @@ pub fn state(bytes: &[u8]) {
         let mut desk = NoticeDesk::restore(saved.clone(), "h", sample(), NOW, WALL, same_boot);
         let (mut now, mut turns) = (NOW, 0);
         let end = Timestamp(NOW.0 + 24 * 3600 * 1000);
-        desk.run_started("one", "a", 1, NOW);
+        desk.run_started("one", "a", 1, NOW, NOW);
         while let Some(due) = desk.next_timeout().filter(|due| *due <= end) {
             now = now.max(due);
             desk.handle_timeout(now, WALL);

@@ -105,7 +105,7 @@ impl Master {
                     return;
                 }
                 self.supervisor.run_started(chain, &task, at);
-                self.desk.run_started(chain, &task, run, at);
+                self.desk.run_started(chain, &task, run, at, now);
             }
             Report::Ended(end) => self.take_end(chain, end, now),
             Report::Cooling { next, until, after_failure } => {

@@ -116,6 +116,8 @@ pub(crate) struct ChainState {
     /// The chain's own process.
     pub(crate) whole: Throttle,
     pub(crate) running: Option<Running>,
+    /// When its process was heard last.
+    pub(crate) heard: Option<Timestamp>,
     pub(crate) silence: Option<Silence>,
     pub(crate) pause: Option<Pause>,
     /// With the file of its output.
@@ -132,6 +134,7 @@ impl ChainState {
             whole: Throttle::new(now),
             rules,
             running: None,
+            heard: None,
             silence: None,
             pause: None,
             output: Trouble::default(),

@@ -17,6 +17,9 @@ use crate::wire::time::{Timestamp, WallTime};
 
 /// After which a refused upgrade of one cause is told again, and the window of the bound on all.
 const REFUSED_AGAIN: Duration = Duration::from_secs(12 * 3600);
+/// Milliseconds before the last report of a chain that the next one may speak of: they wait in a
+/// short queue, and a master that stood still finds all of them at once.
+const LATE: i64 = 60_000;
 /// Causes of refused upgrades that are remembered.
 const CAUSES: usize = 32;
 
@@ -62,11 +65,19 @@ impl NoticeDesk {
         }
     }
 
-    /// A run began.
-    pub fn run_started(&mut self, chain: &str, task: &str, run: u64, at: Timestamp) {
+    /// A run began at `at`, as the chain says, of which the master hears at `now`.
+    pub fn run_started(
+        &mut self,
+        chain: &str,
+        task: &str,
+        run: u64,
+        at: Timestamp,
+        now: Timestamp,
+    ) {
         let Some(&place) = self.index.get(chain) else { return };
         let chain = &mut self.chains[place];
         let Some(task) = chain.rules.position(task) else { return };
+        let at = chain.believed(at, now);
         chain.running = Some(Running { task, run, started: at, told: false });
         self.rearm(place);
     }
@@ -82,7 +93,7 @@ impl NoticeDesk {
     /// A run ended, or several like it did.
     pub fn run_ended(&mut self, chain: &str, end: &RunEnd, now: Timestamp) {
         let Some(&place) = self.index.get(chain) else { return };
-        let at = end.ended.min(now);
+        let at = self.chains[place].believed(end.ended, now);
         let started = end.started.min(at);
         self.settle(place, at, end.wall, true);
         let chain = &mut self.chains[place];
@@ -122,9 +133,11 @@ impl NoticeDesk {
         let verdict = if failed {
             let said = message(&end.message, &outcome);
             let stderr = safe::last_lines(&end.stderr, 20, 400, 1024).join("\n");
+            let started = started.max(state.well);
             let failure = Failure { started, count, fingerprint, message: &said, told_in_run };
             state.failed(rules, failure, &stderr, moment)
         } else {
+            state.well = now;
             state.succeeded(rules, count, moment)
         };
         if let Some(verdict) = verdict {
@@ -422,6 +435,15 @@ impl NoticeDesk {
 }
 
 impl ChainState {
+    /// The time that a report speaks of, as far as it is believed at `now`: nothing that lies ahead,
+    /// and nothing from long before the last report. The chain's process is its user's, so without
+    /// this it could tell a year of outages in a minute.
+    fn believed(&mut self, at: Timestamp, now: Timestamp) -> Timestamp {
+        let heard = self.heard.replace(now);
+        let earliest = heard.map(|heard| Timestamp(heard.0.saturating_sub(LATE)));
+        earliest.map_or(at, |earliest| at.max(earliest)).min(now)
+    }
+
     fn new_generation(&mut self, wall: WallTime) {
         self.tasks.iter_mut().chain([&mut self.whole]).for_each(Throttle::new_generation);
         self.history.new_generation(wall);

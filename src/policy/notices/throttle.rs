@@ -196,6 +196,8 @@ pub(crate) struct Throttle {
     unstable_silenced: bool,
     /// A told outage that ended during a silence.
     healed_quietly: Option<Outage>,
+    /// When a success was heard of last: no outage began earlier.
+    pub(crate) well: Timestamp,
     /// Successful runs.
     pub(crate) ok: u64,
     /// Failed runs.
@@ -209,7 +211,8 @@ pub(crate) struct Throttle {
 impl Throttle {
     /// A task that nothing is known of.
     pub(crate) fn new(now: Timestamp) -> Throttle {
-        Throttle { since: Since { at: now, ..Since::default() }, ..Throttle::default() }
+        let since = Since { at: now, ..Since::default() };
+        Throttle { since, well: Timestamp(i64::MIN), ..Throttle::default() }
     }
 
     /// Forgets what was told: the code may be another. The outage and its clocks go on.
@@ -428,6 +431,7 @@ impl Throttle {
         self.known.iter_mut().for_each(|known| moved(&mut known.seen));
         self.firsts.iter_mut().for_each(moved);
         moved(&mut self.since.at);
+        moved(&mut self.well);
         self.overdue.last.iter_mut().for_each(moved);
         for outage in self.outage.iter_mut().chain(self.healed_quietly.iter_mut()) {
             moved(&mut outage.start);
@@ -453,6 +457,7 @@ impl Throttle {
         self.known.iter_mut().for_each(|known| bounded(&mut known.seen));
         self.firsts.iter_mut().for_each(bounded);
         bounded(&mut self.since.at);
+        bounded(&mut self.well);
         self.overdue.last.iter_mut().for_each(bounded);
         for outage in self.outage.iter_mut().chain(self.healed_quietly.iter_mut()) {
             bounded(&mut outage.start);

@@ -112,7 +112,7 @@ impl<'a> Stage<'a> {
 
     fn start(&mut self, run: &Run<'_>) {
         self.advance(run.started);
-        self.desk.run_started(run.chain, run.task, run.number, run.started);
+        self.desk.run_started(run.chain, run.task, run.number, run.started, run.started);
     }
 
     fn end(&mut self, run: &Run<'_>) {

@@ -85,7 +85,7 @@ impl Desk {
     fn start(&mut self, at: i64) {
         self.pass(at);
         self.run += 1;
-        self.desk.run_started("c", "job", self.run, Timestamp(at));
+        self.desk.run_started("c", "job", self.run, Timestamp(at), Timestamp(at));
     }
 
     fn end_of(&self, from: i64, to: i64, outcome: &str, message: &str) -> RunEnd {

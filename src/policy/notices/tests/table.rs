@@ -365,6 +365,43 @@ fn coalesced_runs_count_and_bring_one_notice() {
     assert_eq!(desk.desk.task_status("c", "job").unwrap().failed, 40);
 }
 
+/// A chain's process runs as its user, who can make it say anything; what it says of the past is
+/// believed as far as a report can be late.
+#[test]
+fn a_chain_that_claims_long_outages_brings_no_more_mails_than_real_ones_would() {
+    let limit = 12 * HOUR * 1000;
+    let mut desk = Desk::plain();
+    let now = 1000 * limit;
+    for n in 0..50_i64 {
+        // In a minute of the master's time the claims go through 25 days.
+        let at = Timestamp(now + n * 1000);
+        let (from, to) = (n * limit, (n + 1) * limit);
+        desk.desk.run_started("c", "job", 1, Timestamp(from), at);
+        desk.desk.run_ended("c", &desk.end_of(from, to, "exit 1", "lie"), at);
+        if n % 2 == 0 {
+            desk.desk.run_ended("c", &desk.end_of(to, to, "exit 0", ""), at);
+        }
+        desk.desk.run_started("c", "job", 2, Timestamp(to), at);
+        desk.desk.handle_timeout(at, Desk::wall(at.0));
+        desk.desk.chain_down("c");
+    }
+    let told: Vec<_> = desk.told().into_iter().map(|(_, kind)| kind).collect();
+    let count = |wanted: &str| told.iter().filter(|kind| **kind == wanted).count();
+    assert!(count("REACHED") <= 1 && count("AGAIN") == 0 && count("OVERDUE") <= 1, "{told:?}");
+    assert!(count("HEALED") <= 2, "{told:?}");
+}
+
+#[test]
+fn reports_that_come_late_because_the_master_stood_still_are_believed() {
+    let mut desk = Desk::plain();
+    desk.desk.run_started("c", "job", 1, Timestamp(0), Timestamp(0));
+    let late = Timestamp(14 * HOUR * 1000);
+    let end = desk.end_of(0, 1000, "exit 1", "x");
+    desk.desk.run_ended("c", &end, late);
+    desk.fail(14 * HOUR, "x");
+    assert_eq!(desk.told(), [(1, "FIRST"), (14 * HOUR, "REACHED")]);
+}
+
 #[test]
 fn hostile_words_are_safe_in_subject_and_body() {
     let mut desk = Desk::plain();
