@@ -296,6 +296,62 @@ int main(int argc, char **argv) {
         self.never_two("a")
 
 
+class Image(Upgrades):
+    """What the new image cannot have although its check had it: the chains are kept, all the same."""
+
+    def struck(self, master, trace, *injections, path=None):
+        """A tracer of the master alone, not of its children, that lets calls of its fail."""
+        words = ["strace", "-o", self.path("strace"), "-p", str(master.pid), "-e", f"trace={trace}"]
+        for injection in injections:
+            words += ["-e", f"inject={injection}"]
+        tracer = subprocess.Popen([*words, *(["-P", str(path)] if path else [])], stderr=subprocess.DEVNULL)
+        self.addCleanup(tracer.wait)
+        self.addCleanup(tracer.terminate)
+        traced = lambda: harness.status_field(master.pid, "TracerPid") == [str(tracer.pid)]
+        wait_for("it is traced", traced, 10)
+        return tracer
+
+    def upgraded(self, master, config):
+        """A HUP brings the chain b, and what runs of a runs on."""
+        self.assertEqual(self.starts("a"), 1)
+        config.write_text(config.read_text().replace("chains: [", "chains: [\n" + self.one("b", 0.1)))
+        master.send_signal(signal.SIGHUP)
+        wait_for("b runs", lambda: self.starts("b") > 1, 30)
+        self.assertIsNone(master.poll())
+
+    def test_a_folder_that_does_not_open_any_more(self):
+        config = self.write_config(self.one("a", seconds=4), extra=self.mail_to_maildir())
+        master = self.start(config)
+        wait_for("it runs", self.starts, 20)
+        tracer = self.struck(master, "open,openat", "open,openat:error=EIO", path=self.path("run"))
+        self.upgraded(master, config)
+        wait_for("it is told", lambda: "cannot open run_root" in (self.last().get("cause") or ""), 20)
+        wait_for("it is mailed", lambda: any("cannot open run_root" in s for s in self.subjects()), 20)
+        self.assertEqual(self.starts("a"), 1)
+        tracer.terminate()
+        tracer.wait()
+        wait_for("a is replaced at its run's end", lambda: self.starts("a") == 2, 20)
+        self.hup(master, "accepted")
+        wait_for("the end of it", lambda: any("Upgrade accepted" in s for s in self.subjects()), 20)
+        self.assertEqual(self.stop(master), 0)
+        self.never_two("a", "b")
+
+    def test_no_descriptors_for_a_moment(self):
+        config = self.write_config(self.one("a", seconds=4))
+        master = self.start(config)
+        wait_for("it runs", self.starts, 20)
+        tracer = self.struck(master, "epoll_create1,signalfd4,timerfd_create", "epoll_create1:error=ENFILE:when=1..2",
+                             "signalfd4:error=ENOMEM:when=1", "timerfd_create:error=EMFILE:when=1")
+        self.upgraded(master, config)
+        self.assertIn("cannot watch my descriptors after the upgrade", self.log())
+        self.assertIn("cannot receive signals after the upgrade", self.log())
+        tracer.terminate()
+        tracer.wait()
+        wait_for("a is replaced at its run's end", lambda: self.starts("a") == 2, 20)
+        self.assertEqual(self.stop(master), 0)
+        self.never_two("a", "b")
+
+
 class Positions(Upgrades):
     """A replaced chain goes on at its next task; if that left the file it begins at the first."""
 

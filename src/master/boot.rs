@@ -18,7 +18,7 @@ use super::groups::Groups;
 use super::handover::Handover;
 use super::systemd::Systemd;
 use super::takeover::{self, Holder, Refused};
-use super::{Master, handover};
+use super::{Master, Senses, handover};
 use crate::checker::{self, Options, Plan};
 use crate::cli::{Cli, Descriptors};
 use crate::config::model::Config;
@@ -32,6 +32,9 @@ pub(super) const MAX_RECORD: u64 = 256 << 20;
 
 /// How long a check may take; the same at a start and before an upgrade.
 pub(super) const CHECK_TIME: Duration = Duration::from_secs(30);
+
+/// Between two tries of what this process cannot be without.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What this program was started with: an upgrade starts the next image with the same.
 #[derive(Debug, Clone)]
@@ -174,17 +177,64 @@ pub(super) fn resume(cli: &Cli, descriptors: Descriptors) -> ! {
         context.argv0.to_string_lossy(),
         context.typed.to_string_lossy()
     ));
-    let signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(cause) => fail(format!("cannot receive signals: {cause}")),
-    };
-    let ground = match Ground::prepare(&plan.config) {
-        Ok(ground) => ground,
+    let mut troubles = Vec::new();
+    let signals = patiently("receive signals", &mut troubles, Signals::new);
+    let mut spare = Some(signals);
+    let senses = patiently("watch my descriptors", &mut troubles, || {
+        let Some(signals) = spare.take() else { return Err(std::io::ErrorKind::NotFound.into()) };
+        Senses::new(signals).map_err(|(signals, cause)| {
+            spare = Some(signals);
+            cause
+        })
+    });
+    let (ground, makeshift) = open_ground(&plan.config, &handover).unwrap_or_else(|e| fail(e));
+    match Master::take_over(context, plan, ground, senses, handover, troubles) {
+        Ok(mut master) => {
+            if let Some(problem) = makeshift {
+                master.make_shift(&problem);
+            }
+            master.live()
+        }
         Err(problem) => fail(problem),
-    };
-    match Master::take_over(context, plan, ground, signals, handover) {
-        Ok(master) => master.live(),
-        Err(problem) => fail(problem),
+    }
+}
+
+/// The folders of the new configuration; where they cannot be opened although the check has just
+/// done so, those of the image before this one, and why.
+fn open_ground(config: &Config, handover: &Handover) -> Result<(Ground, Option<String>), String> {
+    let old = handover.ground.map(|numbers| Ground::adopt(numbers, handover.run_root.clone()));
+    match (Ground::prepare(config), old) {
+        (Ok(ground), _) => Ok((ground, None)),
+        (Err(problem), Some(Ok(old))) => Ok((old, Some(problem))),
+        (Err(problem), _) => Err(problem),
+    }
+}
+
+/// Tries until it works: what the system is short of for a moment (descriptors, memory) must not
+/// cost the chains, which work on meanwhile. Told to stop, this process leaves, and they with it.
+pub(super) fn patiently<T>(
+    what: &str,
+    troubles: &mut Vec<String>,
+    mut attempt: impl FnMut() -> std::io::Result<T>,
+) -> T {
+    let mut told = false;
+    loop {
+        match attempt() {
+            Ok(done) => return done,
+            Err(cause) if !told => {
+                let cause = crate::sys::error_text(&cause);
+                let text =
+                    format!("cannot {what} after the upgrade: {cause}; tried until it works");
+                tell(&text);
+                troubles.push(text);
+                told = true;
+            }
+            Err(_) => {}
+        }
+        if signals::is_pending(&[SIGTERM, SIGINT, SIGQUIT]) {
+            die("told to stop before the upgrade was done", EXIT_OSERR);
+        }
+        let _ = poll::wait_readable(&[], Some(AGAIN));
     }
 }
 

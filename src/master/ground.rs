@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::config::model::Config;
-use crate::sys::{fs, privileges};
+use crate::sys::{exec, fs, privileges};
 
 /// Opened folders. Locks are taken in `locks`, which only the master's account enters: whoever can
 /// read a file can lock it (fcntl(2)).
@@ -34,6 +34,22 @@ impl Ground {
     /// At a clean end, while the lock is still held: a successor has not written its own.
     pub(super) fn remove_pidfile(&self) {
         let _ = fs::remove(&self.run_root, PIDFILE);
+    }
+
+    /// The folders that the image before this one had open.
+    ///
+    /// # Errors
+    /// When one of the descriptors is not open.
+    pub(super) fn adopt(descriptors: [i32; 3], run_root_path: PathBuf) -> std::io::Result<Ground> {
+        let [run_root, locks, state] = descriptors;
+        let adopt = |number| exec::adopt(number).map(File::from);
+        let (run_root, locks, state) = (adopt(run_root)?, adopt(locks)?, adopt(state)?);
+        Ok(Ground { run_root, locks, state, run_root_path })
+    }
+
+    /// Its descriptors, in the order of [`Ground::adopt`].
+    pub(super) fn folders(&self) -> [&File; 3] {
+        [&self.run_root, &self.locks, &self.state]
     }
 
     /// Makes what is missing and checks what is there.

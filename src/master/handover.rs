@@ -38,6 +38,9 @@ pub(super) struct Handover {
     /// The run_root, without links: it stays the same while the process lives.
     #[serde(default)]
     pub(super) run_root: PathBuf,
+    /// Its folders: run_root, the locks' and state_root, should they not open any more.
+    #[serde(default)]
+    pub(super) ground: Option<[i32; 3]>,
     /// The lock's descriptor.
     pub(super) lock: i32,
     /// The four ends of the logger's lanes.
@@ -156,6 +159,7 @@ impl Handover {
         all.extend(self.lanes);
         all.extend(self.mailers.iter().map(|mailer| mailer.socket));
         all.extend(self.control.map(|(listener, _)| listener));
+        all.extend(self.ground.into_iter().flatten());
         all.push(self.lock);
         all
     }

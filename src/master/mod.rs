@@ -58,7 +58,7 @@ use crate::policy::notices::NoticeDesk;
 use crate::policy::supervisor::Supervisor;
 use crate::sys::clock;
 use crate::sys::fork::{Pid, leave};
-use crate::sys::poll::{Alarm, Epoll};
+use crate::sys::poll::{Alarm, Epoll, Interest};
 use crate::sys::signals::Signals;
 use crate::wire::log::Trouble;
 use crate::wire::time::{Timestamp, WallTime};
@@ -148,6 +148,29 @@ struct Loss {
     cause: Option<String>,
 }
 
+/// What the loop waits with.
+struct Senses {
+    signals: Signals,
+    epoll: Epoll,
+    alarm: Alarm,
+}
+
+impl Senses {
+    /// Gives the signals back where the system is short of descriptors or memory.
+    fn new(signals: Signals) -> Result<Senses, (Signals, std::io::Error)> {
+        let made = Epoll::new().and_then(|epoll| {
+            let alarm = Alarm::new()?;
+            epoll.add(&signals, SIGNALS, Interest::Read)?;
+            epoll.add(&alarm, ALARM, Interest::Read)?;
+            Ok((epoll, alarm))
+        });
+        match made {
+            Ok((epoll, alarm)) => Ok(Senses { signals, epoll, alarm }),
+            Err(cause) => Err((signals, cause)),
+        }
+    }
+}
+
 /// The master.
 struct Master {
     context: StartContext,
@@ -227,8 +250,11 @@ impl Master {
         signals: Signals,
         groups: Groups,
     ) -> Result<Master, String> {
+        let short = |cause: std::io::Error| format!("cannot watch my descriptors: {cause}");
+        let senses = Senses::new(signals).map_err(|(_, cause)| short(cause))?;
         let lanes = Lanes::new().map_err(|cause| format!("cannot reach the logger: {cause}"))?;
-        let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
+        let lane = lanes.master_in.try_clone().map_err(short)?;
+        let mut master = Master::assemble(context, plan, ground, lock, senses, (lanes, lane));
         master.open_control(None);
         master.groups = groups;
         master.tidy_ground();
@@ -253,15 +279,9 @@ impl Master {
         plan: Plan,
         ground: Ground,
         lock: File,
-        signals: Signals,
-        lanes: Lanes,
-    ) -> Result<Master, String> {
-        let short = |cause: std::io::Error| format!("cannot watch my descriptors: {cause}");
-        let epoll = Epoll::new().map_err(short)?;
-        let alarm = Alarm::new().map_err(short)?;
-        epoll.add(&signals, SIGNALS, crate::sys::poll::Interest::Read).map_err(short)?;
-        epoll.add(&alarm, ALARM, crate::sys::poll::Interest::Read).map_err(short)?;
-        let lane = lanes.master_in.try_clone().map_err(short)?;
+        Senses { signals, epoll, alarm }: Senses,
+        (lanes, lane): (Lanes, OwnedFd),
+    ) -> Master {
         let log = Log::new(crate::logger::PacketDrain::new(lane, plan.config.log.level));
         let host = crate::sys::host_name();
         let instance = instance_of(&ground.run_root_path);
@@ -310,7 +330,7 @@ impl Master {
             lock,
         };
         master.index_chains();
-        Ok(master)
+        master
     }
 
     fn index_chains(&mut self) {

@@ -4,20 +4,21 @@
 use std::fs::File;
 use std::os::unix::net::UnixListener;
 
-use super::boot::StartContext;
+use super::boot::{StartContext, patiently};
 use super::ground::Ground;
 use super::groups::Groups;
 use super::handover::Handover;
 use super::takeover::Before;
-use super::upgrade::LastUpgrade;
-use super::{Child, Link, Loss, Master, now, wall};
+use super::upgrade::{LastUpgrade, RETRY};
+use super::{Child, Link, Loss, Master, Senses, now, wall};
 use crate::checker::Plan;
 use crate::logger::Lanes;
 use crate::policy::notices::NoticeDesk;
 use crate::policy::supervisor::{Slot, SlotState};
 use crate::sys::exec;
 use crate::sys::poll::Interest;
-use crate::sys::signals::Signals;
+use crate::sys::signals::SIGKILL;
+use crate::sys::wait::signal_child;
 
 impl Master {
     /// The image after an upgrade: takes the children over, then makes the chains those of the
@@ -29,8 +30,9 @@ impl Master {
         context: StartContext,
         plan: Plan,
         ground: Ground,
-        signals: Signals,
+        senses: Senses,
         handover: Handover,
+        mut troubles: Vec<String>,
     ) -> Result<Master, String> {
         let adopt =
             |fd: i32| exec::adopt(fd).map_err(|e| format!("cannot go on: descriptor {fd}: {e}"));
@@ -41,7 +43,8 @@ impl Master {
             Some((listener, identity)) => Some((UnixListener::from(adopt(listener)?), identity)),
             None => None,
         };
-        let mut master = Master::assemble(context, plan, ground, lock, signals, lanes)?;
+        let lane = patiently("reach the logger", &mut troubles, || lanes.master_in.try_clone());
+        let mut master = Master::assemble(context, plan, ground, lock, senses, (lanes, lane));
         master.open_control(listener);
         master.since = handover.since;
         master.upgrade.last = handover.last_upgrade;
@@ -75,23 +78,38 @@ impl Master {
             master.children.insert(pid, Child::Other);
         }
         for (name, fd) in handover.links {
-            let socket = adopt(fd)?;
-            let token = master.next_token;
-            master.next_token += 1;
-            if let Err(cause) = master.epoll.add(&socket, token, Interest::Read) {
-                return Err(format!("cannot watch chain {name}: {cause}"));
-            }
-            master.tokens.insert(token, name.clone());
-            if let Some(pid) = master.supervisor.slot(&name).and_then(|slot| slot.state.pid()) {
+            let pid = master.supervisor.slot(&name).and_then(|slot| slot.state.pid());
+            if let Some(pid) = pid {
                 master.children.insert(pid, Child::Chain(name.clone()));
             }
+            let socket = match adopt(fd) {
+                Ok(socket) => socket,
+                Err(problem) => {
+                    // Nobody hears it any more: it is replaced like one that died.
+                    troubles.push(format!("chain {name}: {problem}"));
+                    let _ = pid.map(|pid| signal_child(pid, SIGKILL));
+                    continue;
+                }
+            };
+            let token = master.next_token;
+            master.next_token += 1;
+            patiently("watch a chain", &mut troubles, || {
+                master.epoll.add(&socket, token, Interest::Read)
+            });
+            master.tokens.insert(token, name.clone());
             master.links.insert(name, Link::new(socket, token));
         }
         master.post.adopt(handover.mails);
         for mailer in handover.mailers {
-            let socket = adopt(mailer.socket)?;
-            master.adopt_mailer(mailer.pid, socket, mailer.ids)?;
+            let adopted = adopt(mailer.socket)
+                .and_then(|socket| master.adopt_mailer(mailer.pid, socket, mailer.ids));
+            if let Err(problem) = adopted {
+                // What it was given is given to another one, too.
+                troubles.push(problem);
+                master.children.insert(mailer.pid, Child::Other);
+            }
         }
+        troubles.iter().for_each(|trouble| master.log.error(trouble));
         master.replace_logger(handover.logger);
         master.reconcile(&handover.only);
         for (chain, told) in handover.options {
@@ -102,6 +120,17 @@ impl Master {
             master.begin_upgrade(next);
         }
         Ok(master)
+    }
+
+    /// The folders of the new configuration could not be opened, though the check did: everything
+    /// else is upgraded and works on with the folders that it has, the admins are told, and it is
+    /// tried again.
+    pub(super) fn make_shift(&mut self, problem: &str) {
+        let cause = format!("in part: {problem}; the folders of before stay in use");
+        self.log.error(&format!("upgrade refused {cause}"));
+        self.desk.upgrade_refused(&cause, now(), wall());
+        self.upgrade.last = Some(LastUpgrade { at: wall(), cause: Some(cause) });
+        self.upgrade.retry_at = Some(now() + RETRY);
     }
 
     fn reconcile(&mut self, only: &[String]) {

@@ -33,6 +33,9 @@ const MAX_OUTPUT: usize = 16 * 1024;
 /// How long a killed check may take to die.
 const KILL_TIME: Duration = Duration::from_secs(30);
 
+/// How often it is tried to leave a makeshift (see [`Upgrade::retry_at`]).
+pub(super) const RETRY: Duration = Duration::from_secs(60);
+
 /// How the last upgrade went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LastUpgrade {
@@ -50,6 +53,9 @@ pub(super) struct Upgrade {
     /// Of those the newest that is decided: `last` tells how.
     pub(super) decided: u64,
     check: Option<Check>,
+    /// What this image could not open, it works without: when it asks for the next upgrade, which is
+    /// refused with the cause or mends it.
+    pub(super) retry_at: Option<Timestamp>,
     /// Asked for while a check was going.
     pub(super) next: Wishes,
 }
@@ -71,7 +77,8 @@ struct Check {
 impl Upgrade {
     #[must_use]
     pub(super) fn next_timeout(&self) -> Option<Timestamp> {
-        self.check.as_ref().map(|check| check.deadline)
+        let check = self.check.as_ref().map(|check| check.deadline);
+        [check, self.retry_at].into_iter().flatten().min()
     }
 }
 
@@ -192,6 +199,13 @@ impl Master {
     /// A check that is late is killed; one that does not even die (state D of proc(5)) is left to
     /// itself: its end is somebody's, some day.
     pub(super) fn upgrade_timeout(&mut self, now: Timestamp) {
+        if self.upgrade.retry_at.is_some_and(|at| at <= now) {
+            let going_on = self.phase == Phase::Running;
+            self.upgrade.retry_at = going_on.then(|| now + RETRY);
+            if going_on && self.upgrade.check.is_none() {
+                self.begin_upgrade(Wish::default());
+            }
+        }
         let Some(check) = self.upgrade.check.as_mut().filter(|check| check.deadline <= now) else {
             return;
         };
@@ -282,6 +296,7 @@ impl Master {
             generation: self.generation,
             program: self.context.program.clone(),
             run_root: self.ground.run_root_path.clone(),
+            ground: Some(self.ground.folders().map(locks::number)),
             lock: locks::number(&self.lock),
             lanes: self.lanes.ends().map(locks::number),
             control: self.control.as_ref().map(|control| {
@@ -363,6 +378,9 @@ impl Master {
             locks::keep_over_exec(&check.plan, keep)?;
             locks::keep_over_exec(&handover, keep)?;
             locks::keep_over_exec(&self.lock, keep)?;
+            for folder in self.ground.folders() {
+                locks::keep_over_exec(folder, keep)?;
+            }
             for end in self.lanes.ends() {
                 locks::keep_over_exec(end, keep)?;
             }

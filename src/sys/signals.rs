@@ -129,6 +129,16 @@ impl AsFd for Signals {
     }
 }
 
+/// Whether one of these blocked signals waits for this process (sigpending(2)).
+pub fn is_pending(numbers: &[i32]) -> bool {
+    // SAFETY: both calls only write into and read from the set that is given to them.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigpending(&raw mut set) == 0
+            && numbers.iter().any(|number| libc::sigismember(&raw const set, *number) == 1)
+    }
+}
+
 /// Sends a signal to this process: blocked, it waits for its own [`Signals`].
 pub fn raise(number: i32) {
     // SAFETY: kill takes two integers, and the process is this one.
