@@ -253,15 +253,17 @@ for number in range(1000):
 
     def test_a_call_that_cannot_be_imported_is_told_with_its_place_and_pythons_words(self):
         self.write("broken.py", "def ok():\n    return\n\ndef bad(:\n")
+        self.write("skips.py", "class Skip(BaseException): pass\nraise Skip('not here')\n")
         self.write("missing.py", "import no_such_package\n")
         config = self.config('(call: "tasks.send_mial"),\n(call: "broken.ok"),\n(call: "missing.x"),\n'
-                             '(call: "tasks.send_mail"),\n(name: "bare", call: "send_mail")')
+                             '(call: "tasks.send_mail"),\n(name: "bare", call: "send_mail"),\n(call: "skips.y")')
         checked = self.check(config)
         self.assertEqual(checked.returncode, 78)
         for place, words in (
             ("8:8", f"as {USER}: cannot import tasks.send_mial: AttributeError: module 'tasks' has no attribute 'send_mial'"),
             ("9:8", f"as {USER}: cannot import broken.ok: SyntaxError: invalid syntax (broken.py, line 4)"),
             ("10:8", f"as {USER}: cannot import missing.x: ModuleNotFoundError: No module named 'no_such_package'"),
+            ("13:8", f"as {USER}: cannot import skips.y: skips.Skip: not here"),
             ("12:22", f"as {USER}: cannot import send_mail: ImportError: send_mail names no module"),
         ):
             self.assertIn(words, checked.stderr)

@@ -307,7 +307,7 @@ def main():
             options = {k: v for k, v in options.items() if v is not None}
             if options:
                 ready["tasks"][name] = options
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             FUNCTIONS.pop(name, None)
             told = raised(error)
             ready["errors"][name] = {"type": told["type"], "message": told["message"][:1000]}
