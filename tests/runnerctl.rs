@@ -10,7 +10,9 @@ use std::thread;
 
 use runner::master::control::{Asked, ControlServer, Doors};
 use runner::sys::poll::{Epoll, Interest};
-use runner::wire::control::{Answer, ChainStatus, MasterStatus, Request, Status, TaskStatus};
+use runner::wire::control::{
+    Answer, ChainStatus, MasterStatus, Request, Status, TaskStatus, UpgradeStatus,
+};
 use runner::wire::time::Timestamp;
 
 fn status(chains: Vec<ChainStatus>) -> Status {
@@ -41,6 +43,7 @@ fn chain(name: &str, state: &str, health: &str) -> ChainStatus {
         health: health.to_owned(),
         state: state.to_owned(),
         pid: Some(42),
+        ready: true,
         user: "shop".to_owned(),
         nice: 0,
         generation: 1,
@@ -231,6 +234,12 @@ fn reload_waits_over_the_end_of_the_connection_until_every_chain_is_replaced() {
             status(vec![chain("mail", "running", "ok"), chain("slow", "running", "ok")]);
         if asked > 2 {
             system.master.generation = 2;
+            (system.master.upgrades_begun, system.master.upgrades_decided) = (1, 1);
+            system.master.last_upgrade = Some(UpgradeStatus {
+                at: "2026-01-01T00:00:01Z".to_owned(),
+                outcome: "accepted".to_owned(),
+                cause: None,
+            });
             system.chains[0].generation = 2;
             system.chains[1].state = "draining".to_owned();
         }

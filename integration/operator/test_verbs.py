@@ -49,6 +49,22 @@ class Look(Operator):
         manual = (harness.PROJECT / "man/runnerctl.8").read_text()
         self.assertEqual([key for key in found if key not in contract and key not in manual], [])
 
+    def test_a_chain_that_cannot_start_is_not_told_as_started(self):
+        self.start(self.write_config(self.chain("good") + self.chain("lost", user="nobody-of-that-name")))
+        self.wait_state("lost", "backoff")
+        self.assertFalse(self.chain_of("lost")["ready"])
+        self.went(self.ctl("start", "good", "--wait"), 0, out="good: started (1 of 1)")
+        self.assertTrue(self.chain_of("good")["ready"])
+        wait = subprocess.Popen([harness.CTL, "--run-root", self.path("run"), "start", "--all", "--wait"],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(wait.stdout.close)
+        self.addCleanup(wait.kill)
+        told = next(line for line in wait.stdout if line.startswith("lost: ") and line != "lost: starts\n")
+        self.assertRegex(told, r"^lost: does not start: .*nobody-of-that-name.*; still waiting$")
+        self.assertIsNone(wait.poll())
+        wait.kill()
+        wait.wait(30)
+
     def test_the_json_of_status_has_the_keys_of_the_contract_and_no_other(self):
         self.start(self.write_config(self.chain("bad", "exit 3") + self.chain("fine"), extra=self.mail_to_maildir()))
         wait_for("both have run", lambda: self.runs("fine") and self.runs("bad"))

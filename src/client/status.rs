@@ -75,6 +75,9 @@ fn row(chain: &ChainStatus, now: SystemTime) -> Vec<String> {
 /// What is worth a look: outages first, then what an operator did, then the counters.
 fn note(chain: &ChainStatus, now: SystemTime) -> String {
     let mut notes: Vec<String> = Vec::new();
+    if chain.pid.is_some() && !chain.ready {
+        notes.push("starting".to_owned());
+    }
     notes.extend(chain.tasks.iter().filter_map(|task| outage(task, now)));
     if let Some(since) = &chain.paused_since {
         notes.push(format!("paused {}", ago(since, now).map_or("-".to_owned(), brief)));
@@ -164,6 +167,7 @@ pub(super) mod tests {
             health: health.to_owned(),
             state: state.to_owned(),
             pid: Some(4242),
+            ready: true,
             user: "shop".to_owned(),
             nice: 5,
             generation: 3,

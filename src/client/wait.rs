@@ -2,12 +2,14 @@
 //! has come to pass. So a wait survives the master's re-exec, and costs the master nothing while
 //! nobody waits.
 
+use std::collections::HashSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::cli::WaitFor;
 use super::talk::{Failure, Master};
 use crate::wire::control::{Answer, ChainStatus, Request, Status, Wait};
+use crate::wire::safe::safe_line;
 
 /// How often the master is asked.
 const EVERY: Duration = Duration::from_millis(200);
@@ -22,7 +24,7 @@ const DECIDING: Duration = Duration::from_secs(150);
 /// What a verb waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// The chain has a process.
+    /// The chain has a process, and that is set up.
     Started,
     /// The chain has none.
     Stopped,
@@ -35,7 +37,7 @@ impl Until {
     fn holds(self, before: Option<&ChainStatus>, now: &ChainStatus) -> bool {
         let held = matches!(now.state.as_str(), "stopped" | "paused");
         match self {
-            Until::Started => now.pid.is_some() && now.state != "draining",
+            Until::Started => now.pid.is_some() && now.ready && now.state != "draining",
             Until::Stopped => now.pid.is_none() && held,
             Until::Replaced => {
                 let newer = before.is_none_or(|before| now.generation > before.generation);
@@ -67,13 +69,17 @@ pub fn wait(
 ) -> Result<(), Failure> {
     let mut open: Vec<&ChainStatus> = before.chains.iter().collect();
     let all = open.len();
-    let mut done = 0;
+    let (mut done, mut told) = (0, HashSet::new());
     loop {
         let now = patiently(master)?;
         let mut still = Vec::new();
         for chain in open {
             let found = now.chains.iter().find(|now| now.name == chain.name);
-            if found.is_some_and(|found| !until.holds(Some(chain), found)) {
+            if let Some(found) = found.filter(|found| !until.holds(Some(chain), found)) {
+                if until == Until::Started && found.state == "backoff" && told.insert(&chain.name) {
+                    let why = safe_line(found.reason.as_deref().unwrap_or("its process died"));
+                    say(&format!("{}: does not start: {why}; still waiting", chain.name));
+                }
                 still.push(chain);
                 continue;
             }
@@ -214,8 +220,11 @@ mod tests {
             chain
         };
         let before = chain("running", Some(1), 3);
+        let mut starting = chain("running", Some(1), 3);
+        starting.ready = false;
         for (until, now, done) in [
             (Until::Started, chain("running", Some(1), 3), true),
+            (Until::Started, starting, false),
             (Until::Started, chain("backoff", None, 3), false),
             (Until::Started, chain("draining", Some(1), 3), false),
             (Until::Stopped, chain("stopped", None, 3), true),

@@ -2,6 +2,7 @@
 //! goes on.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::path::Path;
 
 use super::fields::{self, Section};
@@ -77,7 +78,14 @@ impl Reader<'_> {
             Kind::Named { body: Body::Tuple(values), .. } => {
                 for value in values.iter().filter(|value| value.kind != Kind::Broken) {
                     let message = "this value has no name in front of it";
-                    self.error(&value.span, message, Some("write NAME: value".to_owned()));
+                    let help = match (&value.kind, section) {
+                        (Kind::Text(text), Section::Smtp) => {
+                            let (host, port) = text.split_once(':').unwrap_or((text, "587"));
+                            format!("write Smtp(host: {host:?}, port: {port})")
+                        }
+                        _ => "write NAME: value".to_owned(),
+                    };
+                    self.error(&value.span, message, Some(help));
                 }
                 return None;
             }
@@ -92,6 +100,9 @@ impl Reader<'_> {
                         Some(format!("write ( run: [{}] )", words(text)))
                     }
                     (Kind::List(_), Section::Task) => Some("write ( run: [ … ] )".to_owned()),
+                    (Kind::Bool(false), _) => Some("write None, or leave the field out".to_owned()),
+                    (_, Section::Limit) => Some("write ( mails: 30, per: \"1h\" )".to_owned()),
+                    (Kind::List(_), _) => Some("fields stand in `( … )`".to_owned()),
                     _ => None,
                 };
                 self.wrong(name, node, "`( … )`", help);
@@ -104,7 +115,13 @@ impl Reader<'_> {
             let word = &entry.name;
             if !fields::known(section, word) {
                 let message = format!("{} has no field {}", section.name(), quoted(word));
-                let (advice, near) = fields::advice(section, word);
+                let (mut advice, near) = fields::advice(section, word);
+                // A letter of another alphabet looks like ours.
+                if let (Some(advice), Some(c)) =
+                    (&mut advice, word.chars().find(|c| !c.is_ascii() && !c.is_control()))
+                {
+                    let _ = write!(advice, " (`{c}` is U+{:04X}, no Latin letter)", u32::from(c));
+                }
                 self.error(&entry.name_span, message, advice);
                 let Some(near) = near else { continue };
                 meant.push(near);
@@ -188,8 +205,14 @@ impl Reader<'_> {
             Kind::Named { name: Some(written), body } => (written.as_str(), body),
             Kind::None if words.contains(&"None") => return Some(("None", &Body::Unit)),
             Kind::Text(text) => {
-                let help = closest(text, words.iter().copied())
-                    .map_or_else(|| one_of(words), |word| format!("without quotes: {word}"));
+                // A path alone, where a word says what it is.
+                let path = text.starts_with('/').then_some(["File", "Sendmail", "Python"]);
+                let path = path.and_then(|all| all.into_iter().find(|word| words.contains(word)));
+                let help = match (path, closest(text, words.iter().copied())) {
+                    (Some(word), _) => format!("write {word}({text:?})"),
+                    (None, Some(word)) => format!("without quotes: {word}"),
+                    (None, None) => one_of(words),
+                };
                 self.wrong(name, node, "a word", Some(help));
                 return None;
             }

@@ -8,6 +8,16 @@ use super::reader::Reader;
 use super::tree::{Body, Kind, Node};
 use super::units;
 
+/// Whether other programs call the absence of a time so.
+fn is_no_time(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    ["none", "never", "null", "nil", "off", "no", "infinite", "infinity", "forever"]
+        .contains(&word.as_str())
+}
+
+/// What to write instead.
+const NONE: &str = "write None, without quotes: no such time, or the field's default";
+
 impl Reader<'_> {
     pub(crate) fn bool(&mut self, name: &str, node: &Node) -> Option<bool> {
         match node.kind {
@@ -19,12 +29,12 @@ impl Reader<'_> {
                     }
                     Kind::Int(1) => Some("write true".to_owned()),
                     Kind::Int(0) => Some("write false".to_owned()),
-                    Kind::Named { name: Some(word), .. }
+                    Kind::Named { name: Some(word), .. } | Kind::Text(word)
                         if closest(word, ["true", "yes", "on"]).is_some() =>
                     {
                         Some("write true".to_owned())
                     }
-                    Kind::Named { name: Some(word), .. }
+                    Kind::Named { name: Some(word), .. } | Kind::Text(word)
                         if closest(word, ["false", "no", "off"]).is_some() =>
                     {
                         Some("write false".to_owned())
@@ -89,6 +99,11 @@ impl Reader<'_> {
                 self.wrong(name, node, "text in quotes", Some(help));
                 None
             }
+            Kind::List(_) if name == "sh" => {
+                let help = "a program and its arguments as a list are run: [ … ]".to_owned();
+                self.wrong(name, node, "text in quotes", Some(help));
+                None
+            }
             _ => {
                 self.wrong(name, node, "text in quotes", None);
                 None
@@ -134,7 +149,19 @@ impl Reader<'_> {
 
     pub(crate) fn duration(&mut self, name: &str, node: &Node) -> Option<Duration> {
         let result = match &node.kind {
+            Kind::Text(word) if is_no_time(word) => {
+                Err(("this is no duration".to_owned(), Some(NONE.to_owned())))
+            }
+            Kind::Named { name: Some(word), body: Body::Unit } if is_no_time(word) => {
+                self.wrong(name, node, "a duration in quotes", Some(NONE.to_owned()));
+                return None;
+            }
+            Kind::Bool(false) => {
+                self.wrong(name, node, "a duration in quotes", Some(NONE.to_owned()));
+                return None;
+            }
             Kind::Text(text) => units::duration(text),
+            Kind::Int(number) if *number < 0 => units::duration(&format!("{number}s")),
             Kind::Int(number) => Err(units::no_unit(&number.to_string())),
             _ => {
                 let help = Some("durations are written \"90s\", \"1h 30m\"".to_owned());
@@ -143,7 +170,16 @@ impl Reader<'_> {
             }
         };
         match result {
-            Ok(duration) => Some(duration),
+            Ok(duration) => {
+                // humantime's month; who writes it has mostly minutes in mind.
+                if let Kind::Text(text) = &node.kind
+                    && text.contains('M')
+                {
+                    let help = format!("for minutes write {:?}", text.replace('M', "m"));
+                    self.warn(&node.span, "`M` is a month of 30.44 days", &help);
+                }
+                Some(duration)
+            }
             Err((message, help)) => {
                 self.error(&node.span, message, help);
                 None

@@ -209,17 +209,25 @@ impl<'t> Scanner<'t, '_> {
         if !self.peek().is_some_and(is_word_start) || self.raw_string_hashes(1).is_some() {
             return Ok(None);
         }
-        let name = self.identifier();
+        let mut name = self.identifier();
+        if let Some(length) = self.goes_on_with_hyphens() {
+            self.at += length;
+            name = self.text[start..self.at].replace('-', "_");
+            let help = format!("{name}: …");
+            self.slip(start..self.at, "the name of a field has `_`, not `-`", &help)?;
+        }
         let span = start..self.at;
         self.space()?;
+        let assigns = ["=>", ":=", "="].into_iter().find(|sign| self.rest().starts_with(sign));
+        if let Some(sign) = assigns {
+            let help = format!("{name}: …");
+            let message = format!("a field is set with `:`, not with `{sign}`");
+            self.slip(self.at..self.at + sign.len(), message, &help)?;
+            self.at += sign.len();
+            return Ok(Some((name, span)));
+        }
         match self.peek() {
             Some(':') => {
-                self.at += 1;
-                Ok(Some((name, span)))
-            }
-            Some('=') => {
-                let help = format!("{name}: …");
-                self.slip(self.at..self.at + 1, "a field is set with `:`, not with `=`", &help)?;
                 self.at += 1;
                 Ok(Some((name, span)))
             }

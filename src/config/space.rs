@@ -28,6 +28,20 @@ impl<'t> Scanner<'t, '_> {
                     "it looks like a space, but is none; type a plain one",
                 )?;
                 self.at += 2;
+            } else if trimmed.starts_with("-- ") {
+                self.slip(self.at..self.at + 2, "a comment begins with `//`, not with `--`", "")?;
+                self.at += trimmed.find('\n').unwrap_or(trimmed.len());
+            } else if let Some(c) = trimmed.chars().next().filter(|c| is_odd_space(*c)) {
+                let end = self.at + c.len_utf8();
+                self.slip(
+                    self.at..end,
+                    format!(
+                        "here is U+{:04X}, which looks like a space or like nothing",
+                        u32::from(c)
+                    ),
+                    "delete it, or type a plain space",
+                )?;
+                self.at = end;
             } else {
                 return Ok(());
             }
@@ -127,6 +141,15 @@ impl<'t> Scanner<'t, '_> {
         }
         problem
     }
+}
+
+/// Spaces of typography and characters without width: not RON's, and not to be seen.
+fn is_odd_space(c: char) -> bool {
+    matches!(
+        c,
+        '\u{1680}' | '\u{180e}' | '\u{2000}'
+            ..='\u{200d}' | '\u{202f}' | '\u{205f}' | '\u{2060}' | '\u{3000}' | '\u{feff}'
+    )
 }
 
 /// RON's white space.

@@ -163,6 +163,10 @@ impl Scanner<'_, '_> {
         if let Ok(number) = ron::from_str::<u64>(token) {
             return Ok(Node { span, kind: Kind::Int(number.into()) });
         }
+        // Too large for any field, but whole.
+        if let Ok(number) = token.replace('_', "").parse::<i128>() {
+            return Ok(Node { span, kind: Kind::Int(number) });
+        }
         if ron::from_str::<f64>(token).is_ok() {
             return Ok(Node { span, kind: Kind::Float });
         }
@@ -199,6 +203,16 @@ impl Scanner<'_, '_> {
         let help = format!("write \"{}\"", quoted(text).trim_matches('`'));
         self.slip(span.clone(), message, &help)?;
         Ok(Node { kind: Kind::Text(text.to_owned()), span })
+    }
+
+    /// The length of `-root` behind `run`, if that is the rest of a field's name.
+    pub(super) fn goes_on_with_hyphens(&self) -> Option<usize> {
+        let rest = self.rest();
+        let length = rest
+            .find(|c: char| !(c == '_' || c == '-' || c.is_ascii_alphanumeric()))
+            .unwrap_or(rest.len());
+        let after = rest[length..].trim_start_matches([' ', '\t']);
+        (rest.starts_with('-') && after.starts_with([':', '='])).then_some(length)
     }
 
     pub(super) fn identifier(&mut self) -> String {

@@ -1,7 +1,7 @@
 //! What the main file says beside its chains: folders, mail, log.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::load::Defaults;
 use super::model::{Chain, Log, Mail, UserSpec};
@@ -34,7 +34,14 @@ pub(super) fn top(
         let faulty =
             said.is_none() && fields.get(field).is_some_and(|entry| entry.value.kind != Kind::None);
         match said.or_else(|| default.clone()) {
-            Some(path) => path,
+            Some(path) => {
+                if let Some(entry) = fields.get(field).filter(|_| path == Path::new("/")) {
+                    let help =
+                        format!("a folder of the runner's own, as in {field}: \"/srv/runner\"");
+                    reader.error(&entry.value.span, format!("`{field}` cannot be `/`"), Some(help));
+                }
+                path
+            }
             None => {
                 if !faulty {
                     let message = format!("there is no `{field}`, and ${variable} is not set");

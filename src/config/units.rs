@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::problem::quoted;
+
 /// Longer than any pause: what is above is a slip of a zero, and arithmetic stays safe.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
@@ -14,15 +16,67 @@ pub(crate) fn duration(text: &str) -> Result<Duration, (String, Option<String>)>
     if !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_digit()) {
         return Err(no_unit(plain));
     }
-    let example = || Some("durations are written \"90s\", \"1h 30m\", \"500ms\"".to_owned());
+    let example = || match meant(plain) {
+        Some(duration) => Some(format!("write \"{duration}\"")),
+        None if plain.contains('*') => {
+            Some("no times of day here, but the pause after a run, as in \"5m\"".to_owned())
+        }
+        None => Some("durations are written \"90s\", \"1h 30m\", \"500ms\"".to_owned()),
+    };
+    if plain.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+        return Err(("a duration cannot be negative".to_owned(), None));
+    }
     match humantime::parse_duration(plain) {
         Ok(duration) if duration > LONGEST => {
             Err(("this duration is longer than 100 years".to_owned(), None))
         }
         Ok(duration) => Ok(duration),
         Err(_) if plain.is_empty() => Err(("this duration is empty".to_owned(), example())),
-        Err(error) => Err((format!("this is no duration: {error}"), example())),
+        Err(error) => Err((format!("this is no duration: {}", because(plain, &error)), example())),
     }
+}
+
+/// Why humantime does not take a text.
+fn because(text: &str, error: &humantime::DurationError) -> String {
+    use humantime::DurationError::{InvalidCharacter, NumberExpected, NumberOverflow, UnknownUnit};
+    let at = |place: usize| text.get(place..).unwrap_or_default();
+    let word = |place| at(place).split_whitespace().next().unwrap_or_default();
+    match error {
+        InvalidCharacter(place) => {
+            let c: String = at(*place).chars().take(1).collect();
+            format!("{} has no place in it", quoted(&c))
+        }
+        NumberExpected(place) => format!("a number is missing before {}", quoted(word(*place))),
+        UnknownUnit { unit, .. } if unit.is_empty() => "a number in it has no unit".to_owned(),
+        UnknownUnit { unit, .. } => format!("there is no unit of time {}", quoted(unit)),
+        NumberOverflow => "the number is too large".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The duration that a text of another habit means: "1,5h", "2H", "5m and 3s", "00:05:00", "PT5M".
+fn meant(text: &str) -> Option<String> {
+    let small = text.to_ascii_lowercase();
+    let iso = small.strip_prefix('p').map(|rest| rest.replace('t', ""));
+    let clock: Option<Vec<u64>> = text.split(':').map(|part| part.parse().ok()).collect();
+    let clock = match clock.as_deref() {
+        Some([hours, minutes]) => Some([*hours, *minutes, 0]),
+        Some([hours, minutes, seconds]) => Some([*hours, *minutes, *seconds]),
+        _ => None,
+    };
+    let clock = clock.map(|parts| {
+        let parts = parts.iter().zip(["h", "m", "s"]).filter(|(number, _)| **number > 0);
+        parts.map(|(number, unit)| format!("{number}{unit}")).collect::<Vec<_>>().join(" ")
+    });
+    [
+        clock,
+        iso,
+        Some(small.replace(" and ", " ").replace(", ", " ")),
+        Some(small.replace(',', ".")),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|candidate| humantime::parse_duration(candidate).is_ok())
 }
 
 /// What to say of a duration that is a bare number.
@@ -143,6 +197,33 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         for text in ["15", "", "m", "-5m", "1000y", "5 parsecs"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_of_another_habit_is_understood_and_told() {
+        for (text, meant) in [
+            ("1,5h", "1.5h"),
+            ("2H", "2h"),
+            ("5 minutes and 3 seconds", "5 minutes 3 seconds"),
+            ("1h, 30m", "1h 30m"),
+            ("00:05:00", "5m"),
+            ("1:30", "1h 30m"),
+            ("PT1H30M", "1h30m"),
+            ("P1D", "1d"),
+        ] {
+            let help = duration(text).unwrap_err().1;
+            assert_eq!(help, Some(format!("write \"{meant}\"")), "{text}");
+        }
+        for (text, why) in [
+            ("-5m", "a duration cannot be negative"),
+            ("5 parsecs", "this is no duration: there is no unit of time `parsecs`"),
+            ("1h 30", "this is no duration: a number in it has no unit"),
+            ("5%", "this is no duration: `%` has no place in it"),
+            ("soon", "this is no duration: a number is missing before `soon`"),
+            ("99999999999999999999h", "this is no duration: the number is too large"),
+        ] {
+            assert_eq!(duration(text).unwrap_err().0, why, "{text}");
         }
     }
 

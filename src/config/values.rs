@@ -106,11 +106,11 @@ impl Reader<'_> {
                 _ => {
                     let Some(text) = self.text(&key, value) else { continue };
                     if is_variable(&text) {
-                        self.warn(
-                            &value.span,
-                            "no variables are put in here",
-                            "write the whole value",
-                        );
+                        let help = match key.as_str() {
+                            "PATH" => "folders ahead of PATH are said by path: [ \"/folder\" ]",
+                            _ => "write the whole value",
+                        };
+                        self.warn(&value.span, "no variables are put in here", help);
                     }
                     Some(text)
                 }

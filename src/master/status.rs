@@ -92,6 +92,9 @@ impl Master {
             health: if self.desk.chain_is_failing(name) { "failing" } else { "ok" }.to_owned(),
             state: state.to_owned(),
             pid: slot.and_then(|slot| slot.state.pid()),
+            ready: slot.is_some_and(|slot| {
+                slot.state.pid().is_some() && !matches!(slot.state, SlotState::Starting { .. })
+            }),
             user: self.user_of(name),
             nice: chain.map_or(0, |chain| chain.nice),
             generation: slot.map_or(0, |slot| slot.generation),

@@ -124,7 +124,7 @@ impl Master {
                 for chain in chains {
                     self.resume_chain(chain);
                 }
-                done(each(chains, "started"))
+                done(each(chains, "starts"))
             }
             Request::Stop { now: at_once, .. } => {
                 for chain in chains {

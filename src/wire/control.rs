@@ -233,6 +233,10 @@ pub struct ChainStatus {
     /// `running`, `cooling`, `draining`, `backoff`, `paused` or `stopped`.
     pub state: String,
     pub pid: Option<i32>,
+    /// Whether that process is set up: it has its user, folder and limits, and takes up its tasks.
+    /// An older master does not say.
+    #[serde(default = "yes")]
+    pub ready: bool,
     pub user: String,
     pub nice: i32,
     pub generation: u64,
@@ -252,6 +256,10 @@ pub struct ChainStatus {
     #[serde(default)]
     pub output_error: Option<String>,
     pub tasks: Vec<TaskStatus>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One task of a chain.

@@ -112,8 +112,13 @@ fn one(
     }
     match period {
         Some(seconds) => {
-            let time =
-                humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string();
+            let time = match seconds % 86_400 {
+                // Not in years and months of a mean length.
+                0 => format!("{}d", seconds / 86_400),
+                _ => {
+                    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+                }
+            };
             if !exact {
                 draft.note("It ran at set times; a cooldown begins when a run ends.");
             }
@@ -181,7 +186,8 @@ fn schedule(line: &str) -> Option<(Option<u64>, bool, &str)> {
 
 fn period([minute, hour, day, month, weekday]: [&str; 5]) -> (u64, bool) {
     let step = |field: &str| {
-        let number = field.strip_prefix("*/").and_then(|n| n.parse::<u64>().ok());
+        // `*/2` and, from a minute on, `1-59/2`.
+        let number = field.split_once('/').and_then(|(_, n)| n.parse::<u64>().ok());
         number.filter(|n| (1..=60).contains(n))
     };
     let times = |field: &str| field.split(',').count() as u64;

@@ -116,7 +116,10 @@ fn word(text: &str) -> (Vec<Part>, usize) {
                 at += next.map_or(0, char::len_utf8);
             }
             (_, '$' | '`') => {
-                let (part, length) = expansion(rest);
+                let (part, length) = match quote {
+                    None if rest.starts_with("$'") => ansi_c(rest),
+                    _ => expansion(rest),
+                };
                 if let Part::Text(text) = part {
                     plain.push_str(&text);
                 } else {
@@ -136,6 +139,18 @@ fn word(text: &str) -> (Vec<Part>, usize) {
         parts.push(Part::Text(plain));
     }
     (parts, at)
+}
+
+/// Bash's `$'…'`, whose escapes only bash knows, and its length.
+fn ansi_c(text: &str) -> (Part, usize) {
+    let mut escaped = false;
+    let end = text.bytes().skip(2).position(|byte| {
+        let ends = byte == b'\'' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    let length = end.map_or(text.len(), |end| end + 3);
+    (Part::Opaque(text[..length].to_owned()), length)
 }
 
 /// What begins with `$` or a backquote, and its length.
@@ -245,6 +260,8 @@ mod tests {
         );
         assert_eq!(words("a \\\n b\n\"c\\\nd\""), ["a", "b", "<\n>", "cd"]);
         assert_eq!(words("$unknown $(date) \"\""), ["$unknown", "$(date)", ""]);
+        assert_eq!(words(r"$'e\'\n f'g $' h"), [r"$'e\'\n f'g", "$' h"]);
+        assert_eq!(words("\"$'a'\""), ["$'a'"]);
         assert_eq!(words("${a:-c} ${b:-c d} ${b##x}"), ["A B", "c d", "${b##x}"]);
         assert_eq!(
             words("cat <<EOF >x\nsu me &\nEOF\nrun <<-'E F'\n\tE F\nb"),

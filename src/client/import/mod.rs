@@ -29,6 +29,9 @@ pub enum Kind {
 /// # Errors
 /// When nothing in it becomes a chain.
 pub fn import(path: &Path, text: &str, kind: Option<Kind>) -> Result<String, String> {
+    // An editor of another system ends lines with CR LF, and may begin with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
+    let text = text.as_str();
     let kind = kind.unwrap_or_else(|| {
         if supervisord::is_one(text) {
             Kind::Supervisord

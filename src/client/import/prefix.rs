@@ -79,8 +79,9 @@ pub(super) fn become_user(argv: &mut Vec<String>, draft: &mut Draft) -> Option<S
                 at += 1;
                 continue;
             }
-            // The first plain word is su's user, but a command for the others.
-            _ if program == "su" && user.is_none() => {
+            // The first plain word is a user for su, and for runuser unless -u named one; for sudo it
+            // is the command.
+            _ if program != "sudo" && user.is_none() => {
                 user = Some(word);
                 at += 1;
                 continue;

@@ -27,16 +27,16 @@ pub(super) fn import(script: &str) -> (Vec<Draft>, Vec<String>) {
     (reading.drafts, reading.other)
 }
 
-/// The first `( … ) &` or `while …; do …; done &`, with its `&`.
+/// The first `( … ) &`, `{ …; } &` or `while …; do …; done &`, with its `&`.
 fn next_block(tokens: &[Placed]) -> Option<std::ops::Range<usize>> {
     let operator = |at: usize, any_of: &[&str]| matches!(tokens.get(at).map(|placed| &placed.token), Some(Token::Operator(op)) if any_of.contains(op));
     let begins = |at: usize| at == 0 || operator(at - 1, &["\n", ";", "&", ")"]);
     for start in (0..tokens.len()).filter(|at| begins(*at)) {
         let (mut depth, mut at) = (0_usize, start);
         while let Some(placed) = tokens.get(at) {
-            if operator(at, &["("]) || is_word(placed, &["while", "until", "for"]) {
+            if operator(at, &["("]) || is_word(placed, &["while", "until", "for", "{"]) {
                 depth += 1;
-            } else if operator(at, &[")"]) || is_word(placed, &["done"]) {
+            } else if operator(at, &[")"]) || is_word(placed, &["done", "}"]) {
                 depth = depth.saturating_sub(1);
             }
             at += 1;
@@ -69,12 +69,14 @@ impl Reading {
     fn block(&mut self, script: &str, tokens: &[Placed]) {
         let [first, .., _] = tokens else { return };
         self.variables.unknown.clear();
-        let closes =
-            |placed: &Placed| placed.token == Token::Operator(")") || is_word(placed, &["done"]);
+        let closes = |placed: &Placed| {
+            placed.token == Token::Operator(")") || is_word(placed, &["done", "}"])
+        };
         let Some(last) = tokens.iter().rposition(closes) else { return };
         let mut draft = self.around.clone();
         redirections(&tokens[last..], &mut self.variables, &mut draft);
-        let begin = if first.token == Token::Operator("(") { first.end } else { first.start };
+        let opens = first.token == Token::Operator("(") || is_word(first, &["{"]);
+        let begin = if opens { first.end } else { first.start };
         let body = &script[begin..tokens[last].start];
         if inner(body, &mut self.variables, &mut draft) {
             self.keep(draft);

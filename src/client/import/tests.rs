@@ -144,3 +144,54 @@ fn a_working_folder_stays_inside_its_quotes() {
     let made = import(Path::new("x.conf"), file, None).unwrap();
     assert!(made.contains(r#"output: Raw("/srv/a\"b/out.log"),"#), "{made}");
 }
+
+#[test]
+fn a_group_in_braces_keeps_its_folder_to_itself() {
+    let script = "{ cd /srv/b; ./b; } >> /var/log/b.log 2>&1 &\n/opt/c &\n";
+    let made = imported("start.sh", script);
+    assert_eq!(made.matches("cwd: ").count(), 1, "{made}");
+    for part in ["run: [\"./b\"]", "output: Raw(\"/var/log/b.log\")", "run: [\"/opt/c\"]"] {
+        assert!(made.contains(part), "{part} in {made}");
+    }
+    assert!(!made.contains("Not taken over"), "{made}");
+}
+
+#[test]
+fn lines_that_end_with_cr_lf_are_lines() {
+    let script = "\u{feff}su shop -c \"nice -n 3 /opt/b.sh \\\r\n  --x &\"\r\n";
+    let made = imported("start.sh", script);
+    assert!(made.contains(r#"run: ["/opt/b.sh", "--x"]"#), "{made}");
+    let made = imported("x.conf", "[program:a]\r\ncommand=/opt/a\r\nuser=shop\r\n");
+    assert!(made.contains(r#"user: "shop""#) && made.contains(r#"run: ["/opt/a"]"#), "{made}");
+    let made = imported("crontab", "*/5 * * * * /opt/a\r\n");
+    assert!(made.contains(r#"run: ["/opt/a"]"#), "{made}");
+}
+
+#[test]
+fn runuser_names_its_user_as_su_does() {
+    for line in [
+        "runuser -l shop -c '/opt/x --a' &",
+        "runuser shop -c '/opt/x --a' &",
+        "runuser -u shop -- /opt/x --a &",
+        "runuser -u shop /opt/x --a &",
+    ] {
+        let made = imported("start.sh", line);
+        assert!(made.contains(r#"user: "shop""#), "{line}: {made}");
+        assert!(made.contains(r#"run: ["/opt/x", "--a"]"#), "{line}: {made}");
+    }
+}
+
+#[test]
+fn periods_are_written_in_units_that_mean_what_they_say() {
+    for (schedule, period) in [
+        ("1-59/2 * * * *", "2m"),
+        ("0 0 * jan *", "365d"),
+        ("@monthly", "30d"),
+        ("@weekly", "7d"),
+        ("0 3 * * *", "1d"),
+        ("0 */6 * * *", "6h"),
+    ] {
+        let made = imported("crontab", &format!("{schedule} /opt/x\n"));
+        assert!(made.contains(&format!("success_cooldown: \"{period}\"")), "{schedule}: {made}");
+    }
+}
