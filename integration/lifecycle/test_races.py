@@ -464,7 +464,10 @@ class Wishes(Races):
         master = self.start(self.write_config(self.one()))
         binary.rename(binary.with_name("away"))
         begun = time.monotonic()
-        done = self.ctl("reload")
+        # The child that checks it opens it, too: who does not wait hears that it has begun.
+        self.assertIn("upgrade begun", self.ctl("reload", check=True).stdout)
+        done = self.ctl("reload", "--wait")
+        self.assertEqual(done.returncode, 1)
         self.assertIn("cannot open the program", done.stdout + done.stderr)
         self.assertLess(time.monotonic() - begun, 30)
         binary.with_name("away").rename(binary)
