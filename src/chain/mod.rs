@@ -8,6 +8,7 @@
 mod call;
 pub(crate) mod kept;
 mod lines;
+mod memory;
 mod output;
 mod relay;
 mod reports;
@@ -36,6 +37,7 @@ use crate::sys::{clock, poll};
 use crate::wire::report::{Order, Report};
 use crate::wire::time::Timestamp;
 use crate::worker::Live;
+use memory::Memory;
 use output::Output;
 use reports::{FromMaster, ReportSender};
 use run::Ended;
@@ -106,6 +108,7 @@ struct Runner<'a> {
     /// A task to run now, whatever the cooldown.
     run_now: Option<Option<usize>>,
     run_number: u64,
+    memory: Memory,
     /// The master is gone.
     alone: bool,
     /// Children that earlier runs left and that the configuration keeps.
@@ -145,6 +148,7 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 hurry: false,
                 run_now: None,
                 run_number: 0,
+                memory: Memory::new(clock::monotonic()),
                 alone: false,
                 kept: Vec::new(),
                 kept_before: parts.kept,

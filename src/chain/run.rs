@@ -63,10 +63,14 @@ impl Runner<'_> {
         let run = self.run_number;
         let started = (Timestamp(clock::boottime_ms()), clock::monotonic());
         self.reports.send(Report::Started { run, task: task.name.clone(), at: started.0 });
-        let done = match &task.command {
+        self.memory.before_run(started.1);
+        let mut done = match &task.command {
             Command::Call(name) if self.keeper.is_some() => self.call(task, name, run, started.1),
             _ => self.execute(index, task, run, started.1),
         };
+        if let Some(finding) = &mut done.finding {
+            self.memory.explain(&done.outcome, finding, clock::monotonic());
+        }
         let (stuck, success) = (done.stuck, done.success);
         let interrupted = done.outcome == Outcome::Interrupted;
         self.report_end(task, run, started, done);

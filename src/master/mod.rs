@@ -58,6 +58,7 @@ use crate::policy::notices::NoticeDesk;
 use crate::policy::supervisor::Supervisor;
 use crate::sys::clock;
 use crate::sys::fork::{Pid, leave};
+use crate::sys::oom::Kills;
 use crate::sys::poll::{Alarm, Epoll, Interest};
 use crate::sys::signals::Signals;
 use crate::wire::log::Trouble;
@@ -219,6 +220,8 @@ struct Master {
     options: BTreeMap<String, BTreeMap<String, Options>>,
     /// Lines of chains that could not be written.
     losses: BTreeMap<String, Loss>,
+    /// What the kernel had killed for want of memory by then.
+    oom_kills: (Kills, WallTime),
     buffer: Vec<u8>,
 }
 
@@ -323,6 +326,7 @@ impl Master {
             pauses: BTreeMap::new(),
             options: BTreeMap::new(),
             losses: BTreeMap::new(),
+            oom_kills: (Kills::now(), wall()),
             buffer: vec![0; crate::wire::report::MAX_PACKET + 1],
             context,
             plan,

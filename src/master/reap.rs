@@ -1,10 +1,11 @@
 //! Children that ended. Reap, then read what is left in a dead chain's pair, then tell of its
 //! death: the other order loses last words.
 
-use super::{Child, Master, now};
+use super::{Child, Master, now, wall};
 use crate::config::model::Level;
 use crate::policy::supervisor::ExitReason;
 use crate::sys::fs;
+use crate::sys::oom::{Kills, Since};
 use crate::sys::signals::{SIGCONT, SIGKILL};
 use crate::sys::wait::{Change, Reaped, reap, signal_child};
 
@@ -73,7 +74,24 @@ impl Master {
         // The number may be another process's in a second.
         let _ = fs::truncate(&self.ground.run_root, &format!("{chain}.pid"));
         self.log.say(Level::Debug, Some(chain), None, &format!("process {pid} ended: {reason:?}"));
+        if reason == ExitReason::Signal(SIGKILL)
+            && let Some(why) = self.memory_was_short()
+        {
+            self.supervisor.explain(chain, reason, &why);
+        }
         self.supervisor.exited(chain, reason, now());
+    }
+
+    /// What the kernel counts since the last look, for a death that nobody of ours asked for.
+    fn memory_was_short(&mut self) -> Option<String> {
+        let (before, since) = std::mem::replace(&mut self.oom_kills, (Kills::now(), wall()));
+        match self.oom_kills.0.since(&before) {
+            Since::InGroup(kills) | Since::OnMachine(kills) => {
+                Some(format!("the kernel killed {kills} for want of memory since {since}"))
+            }
+            Since::Unknown => Some("perhaps by the kernel for want of memory".to_owned()),
+            Since::None => None,
+        }
     }
 
     /// A stopped child is as good as dead: its user must not be able to halt a chain unnoticed.

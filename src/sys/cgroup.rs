@@ -23,7 +23,7 @@ impl CgroupRoot {
     /// The group lies below the one this process is in, so that a unit's limits go on to hold and
     /// systemd finds everything (Delegate= of systemd.resource-control(5)).
     pub fn find(instance: &str) -> Option<CgroupRoot> {
-        let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+        let mount = mount_of(&fs::read_to_string("/proc/self/mountinfo").ok()?, "cgroup2", None)?;
         let cgroup = fs::read_to_string("/proc/self/cgroup").ok()?;
         let own = own_path(&cgroup)?;
         let below = mount.join(own.trim_start_matches('/'));
@@ -186,18 +186,21 @@ fn make(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The mount point of the version 2 hierarchy in mountinfo (proc_pid_mountinfo(5)).
-fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+/// Where a hierarchy is mounted: its kind, and for version 1 the controller (proc_pid_mountinfo(5)).
+pub(super) fn mount_of(mountinfo: &str, kind: &str, controller: Option<&str>) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        let kind = after.split(' ').next()?;
         let point = before.split(' ').nth(4)?;
-        (kind == "cgroup2").then(|| PathBuf::from(point))
+        let mut after = after.split(' ');
+        let is_kind = after.next() == Some(kind);
+        let options = after.nth(1).unwrap_or_default();
+        let has = controller.is_none_or(|name| options.split(',').any(|one| one == name));
+        (is_kind && has).then(|| PathBuf::from(point))
     })
 }
 
 /// The path of this process in that hierarchy: the line `0::PATH` of `/proc/self/cgroup`.
-fn own_path(cgroup: &str) -> Option<&str> {
+pub(super) fn own_path(cgroup: &str) -> Option<&str> {
     cgroup.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
@@ -206,11 +209,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_version_2_mount_beside_version_1() {
+    fn finds_the_mount_of_each_version_beside_the_other() {
         let mountinfo = "29 28 0:25 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                         30 28 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                          40 28 0:36 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(mount_point(mountinfo), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        let at = |kind, controller| mount_of(mountinfo, kind, controller);
+        assert_eq!(at("cgroup2", None), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(at("cgroup", Some("memory")), Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(at("cgroup", Some("pids")), None);
         assert_eq!(own_path("4:cpu:/x\n0::/user.slice\n"), Some("/user.slice"));
-        assert_eq!(mount_point("1 2 0:3 / / rw - ext4 /dev/sda rw\n"), None);
+        assert_eq!(mount_of("1 2 0:3 / / rw - ext4 /dev/sda rw\n", "cgroup2", None), None);
     }
 }

@@ -13,6 +13,7 @@ mod launcher;
 pub mod limits;
 pub mod locks;
 pub mod memfd;
+pub mod oom;
 pub mod peer;
 pub mod pidfd;
 pub mod pipe;

@@ -399,6 +399,14 @@ impl Supervisor {
         }
     }
 
+    /// What its surroundings say of the death that [`Supervisor::exited`] is about to tell. The
+    /// chain's own words say more.
+    pub fn explain(&mut self, chain: &str, reason: ExitReason, why: &str) {
+        if let Some(slot) = self.slots.get_mut(chain) {
+            slot.last_words.get_or_insert_with(|| format!("{}; {why}", describe(reason)));
+        }
+    }
+
     /// The chain is set up.
     pub fn ready(&mut self, chain: &str, now: Timestamp) {
         let Some(slot) = self.slots.get_mut(chain) else { return };
