@@ -6,12 +6,15 @@ after it is left alone, so every chain recovers.
 """
 
 import os
+import pathlib
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import unittest
 
-from lib.harness import Case, add_user, alive, remove_user, status_field, wait_for
+from lib.harness import Case, add_user, alive, children_of, remove_user, status_field, wait_for
 
 ALICE = "runner-idl-alice"
 
@@ -150,6 +153,91 @@ class Lies(Case):
         self.assertIsNone(master.poll())
         for tracer in tracers:
             tracer.kill()
+        self.assertEqual(self.stop(master), 0)
+
+
+# The same calls while mailer, logger and checker become their accounts: what is told of it.
+DROPS = {
+    "setgroups:retval=0": "the list of groups did not change",
+    "setgroups:error=EPERM": "cannot set the groups",
+    "setresgid:retval=0": "the group id did not change",
+    "setresgid:error=EPERM": "cannot become group",
+    "setresuid:retval=0": "the user id did not change",
+    "setresuid:retval=0:when=2+": "root came back",
+    "setresuid:error=EAGAIN": "cannot become user",
+    "capset:retval=0": None,
+    "getresuid:error=EFAULT": "cannot read my user ids",
+}
+LOG_USER, MAIL_USER = 61011, 61012
+
+
+class OtherProcesses(Case):
+    """Mailer, logger and checker: none of them goes on as root, and all is well when the calls are true again."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.alice = add_user(ALICE)
+
+    @classmethod
+    def tearDownClass(cls):
+        remove_user(ALICE)
+
+    def logger(self, master):
+        for pid in children_of(master.pid):
+            if b"runner: logger" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        return None
+
+    def test_no_process_of_the_runner_goes_on_as_root(self):
+        for inject, words in DROPS.items():
+            with self.subTest(inject):
+                self.one(inject, words)
+
+    def one(self, inject, words):
+        for name in ("run", "state", "spool", "mail", "logs"):
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        logs, mail = self.path("logs"), self.path("mail")
+        for folder, owner in ((logs, LOG_USER), (mail, MAIL_USER)):
+            folder.mkdir()
+            os.chown(folder, owner, owner)
+        log = logs / "log"
+        config = self.write_config(
+            f'(name: "c", user: "{ALICE}", tasks: [(name: "t", sh: "exit 0", success_cooldown: "1h")]),',
+            f'mail: (from: "runner@example.org", to: ["admin@example.org"], user: {MAIL_USER}, '
+            f'transport: Maildir("{mail}"), spool: "{self.dir}/spool"),',
+            log=f'(level: Debug, user: {LOG_USER}, to: File("{log}"))')
+        master = self.start(config)
+        old = wait_for("a logger that writes", lambda: log.exists() and self.logger(master))
+        tracer = subprocess.Popen(
+            ["strace", "-f", "-qq", "-o", str(self.path("trace")), "-e", f"trace={inject.split(':')[0]}",
+             "-e", f"inject={inject}", "-p", str(master.pid)], stderr=subprocess.DEVNULL)
+        self.addCleanup(lambda: (tracer.kill(), tracer.wait()))
+        wait_for("strace on the master", lambda: status_field(master.pid, "TracerPid") != ["0"], 60)
+        log.unlink()
+        os.kill(old, signal.SIGKILL)
+        letters = lambda: [one for one in mail.glob("**/*") if one.is_file()]
+        if words:
+            wait_for("a logger that is no good is told", lambda: "the logger ended" in (self.status()["master"]["log_error"] or ""), 60)
+            refused = self.ctl("reload", "--wait")
+            self.assertIn(words, refused.stdout + refused.stderr)
+            self.assertNotEqual(refused.returncode, 0)
+            self.ctl("mail", "test")
+            wait_for("why no mail is sent", lambda: words in (self.status()["master"]["mail_error"] or ""), 60)
+            listed = self.ctl("mail", "list")
+            self.assertIn(words, listed.stdout + listed.stderr)
+            self.assertEqual(letters(), [])
+            self.assertFalse(log.exists(), "somebody who is not the log's user wrote a log")
+        else:
+            self.ctl("mail", "test")
+            wait_for("what is written", lambda: log.exists() and letters(), 60)
+            self.assertEqual({os.stat(log).st_uid, *(os.stat(one).st_uid for one in letters())}, {LOG_USER, MAIL_USER})
+        tracer.terminate()
+        tracer.wait()
+        wait_for("a logger that writes again", lambda: log.exists() and os.stat(log).st_uid == LOG_USER, 90)
+        self.ctl("mail", "flush")
+        wait_for("the mail", letters, 60)
+        self.assertEqual({os.stat(one).st_uid for one in letters()}, {MAIL_USER})
+        self.ctl("reload", "--wait", check=True)
         self.assertEqual(self.stop(master), 0)
 
 
