@@ -159,7 +159,7 @@ const ERRORS: [&str; 96] = [
 ];
 
 /// Words that say nothing of what is wrong: a line of only these is a closing phrase.
-const PHRASES: [&str; 106] = [
+const PHRASES: [&str; 107] = [
     "error",
     "errors",
     "err",
@@ -245,6 +245,7 @@ const PHRASES: [&str; 106] = [
     "recoverable",
     "unrecoverable",
     "returned",
+    "child",
     "non",
     "zero",
     "nonzero",
@@ -293,8 +294,15 @@ fn weight(line: &str) -> Weight {
         || of_make
         || of_rsync
         || lower.starts_with("begin failed--compilation aborted")
+        || lower.starts_with("error: could not compile `")
     {
         return Weight::Phrase;
+    }
+    // What follows from what ssh or the other side said before, if they said anything.
+    if lower.starts_with("rsync: connection unexpectedly closed")
+        || lower.starts_with("fatal: could not read from remote repository")
+    {
+        return Weight::Nothing;
     }
     if error { Weight::Error } else { Weight::Nothing }
 }
@@ -332,9 +340,19 @@ fn is_noise(line: &str) -> bool {
         || line.starts_with("(Use `node")
         || line.starts_with("note: ")
         || line == "Stack trace:"
+        || is_excerpt(line)
+        || line.starts_with("For more information about this error, try ")
+        || line.starts_with("Please make sure you have the correct access rights")
+        || line == "and the repository exists."
         || line.contains("complete log of this run")
         || line.starts_with("dmesg(1) may have more")
         || (line.contains(" called at ") && line.contains(" line "))
+}
+
+/// A line of source, or the marks below it, that a compiler shows: `12 | let x = …`, `| ^^^`.
+fn is_excerpt(line: &str) -> bool {
+    let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    rest.trim_start().starts_with('|') && (rest.len() < line.len() || rest.contains(['^', '~']))
 }
 
 /// A line without the date, time and process that a log puts in front.

@@ -124,6 +124,7 @@ fn block(lines: &[&str], begin: usize, header: bool, group: bool) -> (Option<Sai
 fn of_group(lines: &[&str], begin: usize, said: &mut Said) -> usize {
     let mut at = begin;
     let mut found: Vec<String> = Vec::new();
+    let mut quote = String::new();
     while let Some(line) = lines.get(at) {
         let bare = line.trim_start();
         if !bare.starts_with(['|', '+']) {
@@ -135,11 +136,15 @@ fn of_group(lines: &[&str], begin: usize, said: &mut Said) -> usize {
             && found.len() < GROUP
         {
             found.push(super::normalised(&format!("{kind}: {text}")));
+            quote = quoted(kind, text);
         }
         at += 1;
     }
     found.sort();
     found.dedup();
+    if found.len() == 1 {
+        said.message = quote; // It says more than that there is one.
+    }
     for part in found {
         said.identity.push_str(&part);
         said.identity.push('\n');
