@@ -72,7 +72,7 @@ class Versions(Case):
     def test_every_python_from_3_8_on_runs_the_same_tasks_alike(self):
         known = {version: path for version, path in pythons().items()
                  if tuple(map(int, version.split("."))) >= (3, 8)}
-        print(f"Python {', '.join(sorted(known, key=lambda v: int(v.split('.')[1])))}: ", end="", flush=True)
+        print(f"Python {', '.join(sorted(known, key=lambda v: int(v.split('.')[1])))}", flush=True)
         chains = "".join(self.chain_of(f"warm{v}", p) + self.chain_of(f"fork{v}", p, "isolation: Fork,")
                          for v, p in known.items())
         config = self.write_config(chains)
