@@ -236,6 +236,54 @@ class Orphans(Races):
         self.ends_the_deaf_one(deaf)
         self.stop(master)
 
+    def test_marks_of_a_chain_that_left_the_file_are_looked_for_with_its_rights(self):
+        """Once at a start without it, once at the upgrade that removes it before it was ever ready."""
+        user = harness.add_user(f"rit-left-{os.getpid()}")
+        self.addCleanup(harness.remove_user, user.pw_name)
+        theirs = self.path("theirs")
+        theirs.mkdir()
+        os.chown(theirs, user.pw_uid, -1)
+        def left():
+            (theirs / "deaf.pid").unlink(missing_ok=True)
+            chain = self.deaf("10m").replace("user: Current", f'user: "{user.pw_name}"')
+            chain = chain.replace(f"{self.dir}/keeper", f"{theirs}/keeper")
+            shutil.copy2(self.path("keeper"), theirs)
+            (theirs / "daemon.pid").touch()
+            master = self.start_without_groups(self.write_config(chain + self.one("b", 0.1)))
+            pid = theirs / "deaf.pid"
+            deaf = int(wait_for("the deaf one", lambda: pid.exists() and pid.read_text(), 30))
+            self.assertEqual(status_field(deaf, "Uid")[0], str(user.pw_uid))
+            self.kill_both(master)
+            # Somebody else's with the same marks.
+            environ = pathlib.Path(f"/proc/{deaf}/environ").read_text().split("\0")
+            environ = dict(line.split("=", 1) for line in environ if line.startswith("RUNNER_"))
+            other = subprocess.Popen(["/bin/sleep", "600"], env=environ)
+            self.addCleanup(other.wait)
+            self.addCleanup(other.kill)
+            self.assertTrue(alive(deaf))
+            return chain, deaf, other
+        chain, deaf, other = left()
+        master = self.start_without_groups(self.write_config(self.one("b", 0.1)))
+        wait_for("what it left is ended", lambda: not alive(deaf), 30)
+        self.goes_on("b")
+        self.stop_but(master, other)
+        chain, deaf, other = left()
+        broken = chain.replace('cwd: "/"', f'cwd: "{self.dir}/missing"').replace(user.pw_name, "rit-nobody-here")
+        master = self.start_without_groups(self.write_config(broken + self.one("b", 0.1)))
+        wait_for("it cannot start", lambda: self.chain("a")["health"] == "failing", 20)
+        self.assertTrue(alive(deaf))
+        self.write_config(self.one("b", 0.1))
+        master.send_signal(signal.SIGHUP)
+        wait_for("what it left is ended", lambda: not alive(deaf), 40)
+        self.stop_but(master, other)
+
+    def stop_but(self, master, bystander):
+        master.terminate()
+        self.assertEqual(master.wait(30), 0)
+        self.assertIsNone(bystander.poll())
+        bystander.kill()
+        bystander.wait()
+
     def test_after_a_clean_end_no_marks_are_looked_for(self):
         self.path("run").mkdir(mode=0o755)
         config = self.write_config(self.one())

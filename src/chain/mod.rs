@@ -8,6 +8,7 @@
 mod call;
 pub(crate) mod kept;
 mod lines;
+pub(crate) mod marks;
 mod memory;
 mod output;
 mod relay;

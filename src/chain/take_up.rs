@@ -10,6 +10,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use super::marks::Marks;
 use super::output::Output;
 use super::reports::ReportSender;
 use super::world::World;
@@ -281,10 +282,8 @@ impl Taking<'_, '_> {
     }
 
     fn is_marked(&self, pid: i32, uid: u32) -> bool {
-        let mark = |name: &str| proc::environment_value(pid, name);
-        proc::uid_of(pid) == Some(uid)
-            && mark("RUNNER_CHAIN").is_some_and(|chain| chain == self.setup.chain.name)
-            && mark("RUNNER_INSTANCE").is_some_and(|instance| instance == self.setup.instance)
+        let (chain, instance) = (self.setup.chain.name.as_str(), self.setup.instance);
+        Marks { chain, instance, uid }.are_on(pid)
     }
 
     fn patience(&self) -> Duration {

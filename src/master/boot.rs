@@ -145,7 +145,7 @@ pub(super) fn start(cli: &Cli) -> ! {
     }
     let instance = instance_of(&ground.run_root_path);
     let groups = Groups::find(&instance, before);
-    let holder = Holder::of(&plan.config, groups.own_path(), &groups.old);
+    let holder = Holder::of(&plan, &groups);
     if let Err(cause) = holder.write(&lock) {
         tell(&format!("cannot describe myself in master.lock: {cause}"));
     }

@@ -2,15 +2,19 @@
 //! it may have left something. A master that starts in another group than the one before it (another
 //! unit, another session) finds there what that one left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::takeover::Before;
 use super::{Child, Master};
+use crate::chain::marks::Marks;
+use crate::sys::account::Account;
 use crate::sys::cgroup::{Cgroup, CgroupRoot};
-use crate::sys::fork::{fork_child, leave, new_session};
-use crate::sys::{clock, poll};
+use crate::sys::fork::{Pid, fork_child, keep_only, leave, new_session};
+use crate::sys::pidfd::PidFd;
+use crate::sys::signals::{SIGKILL, SIGTERM};
+use crate::sys::{clock, poll, privileges, proc};
 
 /// How long what is in an old group has before it is killed, and again before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +29,8 @@ pub(super) struct Groups {
     pub(super) own: Option<CgroupRoot>,
     /// Where chains of earlier masters had theirs.
     pub(super) old: Vec<CgroupRoot>,
+    /// The users of chains of earlier masters that did not end as they should.
+    pub(super) users: BTreeMap<String, u32>,
     /// The master before this one did not end as it should.
     pub(super) unclean: bool,
 }
@@ -45,7 +51,7 @@ impl Groups {
         let mut old: Vec<CgroupRoot> = before.cgroups.into_iter().map(CgroupRoot::at).collect();
         // What is empty by now is taken away, and then there is nothing to remember.
         old.retain(|old| Some(old) != own.as_ref() && !old.remove());
-        Groups { own, old, unclean: before.unclean }
+        Groups { own, old, users: before.users, unclean: before.unclean }
     }
 
     pub(super) fn own_path(&self) -> Option<&Path> {
@@ -55,11 +61,51 @@ impl Groups {
     /// What an upgrade hands over.
     pub(super) fn before(&self) -> Before {
         let cgroups = self.old.iter().map(|old| old.path().to_path_buf()).collect();
-        Before { cgroups, unclean: self.unclean }
+        Before { cgroups, users: self.users.clone(), unclean: self.unclean }
     }
 }
 
 impl Master {
+    /// Processes that carry the marks of an earlier master's chain which is not in the file any
+    /// more: no chain looks for them at its start. A child for each, with that chain's rights.
+    pub(super) fn sweep_old_marks(&mut self) {
+        let gone: Vec<(String, u32)> = self
+            .groups
+            .users
+            .iter()
+            .filter(|(name, _)| self.supervisor.slot(name).is_none())
+            .map(|(name, uid)| (name.clone(), *uid))
+            .collect();
+        for (chain, uid) in gone {
+            self.sweep_marks_of(&chain, uid);
+        }
+    }
+
+    /// As [`Master::sweep_old_marks`], for one chain that leaves the file and may never have been
+    /// ready to look for itself.
+    pub(super) fn sweep_marks_of(&mut self, chain: &str, uid: u32) {
+        let marks = Marks { chain, instance: &self.instance, uid };
+        let forked = fork_child(|| {
+            new_session();
+            keep_only(&[]);
+            let is_allowed = if privileges::is_root() {
+                Account::by_id(uid).and_then(|account| privileges::drop_to(&account)).is_ok()
+            } else {
+                privileges::my_uid() == uid
+            };
+            if is_allowed {
+                end_marked(marks);
+            }
+            leave(0)
+        });
+        match forked {
+            Ok(pid) => {
+                self.children.insert(pid, Child::Other);
+            }
+            Err(cause) => self.log.error(&format!("cannot end old processes: {cause}")),
+        }
+    }
+
     /// Groups that an earlier master's chains left and that no chain of ours has: a child waits a
     /// little for what lives there, then kills it.
     pub(super) fn sweep_old_groups(&mut self) {
@@ -88,6 +134,37 @@ impl Master {
             }
             Err(cause) => self.log.error(&format!("cannot end old processes: {cause}")),
         }
+    }
+}
+
+/// Ends processes with the marks of a chain that left the file, with that chain's rights: they are
+/// asked to, waited for, then killed. Only those that were there before this process: a chain of that
+/// name may come back.
+fn end_marked(marks: Marks<'_>) {
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    let begun = proc::start_time(me);
+    let is_old = |pid: &Pid| *pid != me && proc::start_time(*pid) <= begun && marks.are_on(*pid);
+    let start = clock::monotonic();
+    let (mut asked, mut killed) = (false, false);
+    loop {
+        let left: Vec<Pid> =
+            proc::pids().map(|pids| pids.filter(is_old).collect()).unwrap_or_default();
+        let waited = clock::monotonic().saturating_sub(start);
+        if left.is_empty() || waited > PATIENCE.saturating_add(PATIENCE) {
+            return;
+        }
+        let signal = if waited > PATIENCE { SIGKILL } else { SIGTERM };
+        if !asked || (signal == SIGKILL && !killed) {
+            for pid in left {
+                if let Ok(Some(held)) = PidFd::open(pid)
+                    && is_old(&pid)
+                {
+                    let _ = held.signal(signal);
+                }
+            }
+            (asked, killed) = (true, signal == SIGKILL);
+        }
+        let _ = poll::wait_readable(&[], Some(LOOK));
     }
 }
 

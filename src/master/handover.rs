@@ -86,6 +86,9 @@ pub(super) struct Handover {
     /// Where chains of earlier masters had theirs.
     #[serde(default)]
     pub(super) old_cgroups: Vec<PathBuf>,
+    /// The users of chains of earlier masters that did not end as they should.
+    #[serde(default)]
+    pub(super) old_users: BTreeMap<String, u32>,
     /// Whether the master before this one did not end as it should.
     #[serde(default)]
     pub(super) unclean: bool,

@@ -272,6 +272,7 @@ impl Master {
         master.plan.config.chains = chains;
         master.apply_pauses();
         master.sweep_old_groups();
+        master.sweep_old_marks();
         master.tell_start("started");
         Ok(master)
     }

@@ -126,6 +126,11 @@ impl Master {
 
     /// The chain has ended for good.
     pub(super) fn forget(&mut self, chain: &str) {
+        if self.phase == super::Phase::Running
+            && let Some(uid) = self.groups.users.get(chain).copied()
+        {
+            self.sweep_marks_of(chain, uid);
+        }
         self.losses.remove(chain);
         if let Some(group) = self.groups.own.as_ref().and_then(|cgroups| cgroups.existing(chain)) {
             let _ = group.remove();

@@ -50,7 +50,11 @@ impl Master {
         master.upgrade.last = handover.last_upgrade;
         // An older program did not count.
         master.upgrade.begun = handover.upgrades.max(1);
-        let before = Before { cgroups: handover.old_cgroups, unclean: handover.unclean };
+        let before = Before {
+            cgroups: handover.old_cgroups,
+            users: handover.old_users,
+            unclean: handover.unclean,
+        };
         master.groups = Groups::at(handover.cgroups, before);
         master.supervisor = handover.supervisor.restored();
         master.desk = NoticeDesk::restore(

@@ -2,6 +2,7 @@
 //! second start of the same configuration ends the first and takes its place, or refuses. Nobody
 //! is signalled who is not proven to hold the lock at that moment.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
@@ -13,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::Master;
 use super::boot::StartContext;
 use super::ground::Ground;
+use super::groups::Groups;
 use super::systemd::Systemd;
+use crate::checker::Plan;
 use crate::config::model::Config;
-use crate::sys::cgroup::CgroupRoot;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signals::{self, SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals};
 use crate::sys::{clock, fs, locks, poll};
@@ -25,6 +27,9 @@ pub(super) const EXIT_RUNNING: i32 = 69;
 
 /// After the old master's largest kill_timeout.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// The largest text of a holder, in bytes: it names all chains.
+const MAX_HOLDER: u64 = 64 << 20;
 
 /// In the folder of locks.
 const LOCK: &str = "master.lock";
@@ -50,6 +55,10 @@ pub(super) struct Holder {
     /// Where chains of masters before it had theirs, as long as something lives there.
     #[serde(default)]
     pub(super) old_cgroups: Vec<PathBuf>,
+    /// Its chains and those of masters before it that did not end as they should, with their users:
+    /// what such a chain left may carry its marks.
+    #[serde(default)]
+    pub(super) users: BTreeMap<String, u32>,
     /// The boot in which it runs: nothing of it outlives that.
     #[serde(default)]
     pub(super) boot: String,
@@ -63,12 +72,20 @@ pub(super) struct Holder {
 pub(super) struct Before {
     /// Where processes of its chains may still be.
     pub(super) cgroups: Vec<PathBuf>,
+    /// The users of those chains.
+    pub(super) users: BTreeMap<String, u32>,
     /// It did not end as it should: processes of its chains may be anywhere.
     pub(super) unclean: bool,
 }
 
 impl Holder {
-    pub(super) fn of(config: &Config, cgroups: Option<&Path>, old: &[CgroupRoot]) -> Holder {
+    pub(super) fn of(plan: &Plan, groups: &Groups) -> Holder {
+        let config = &plan.config;
+        let accounts = plan.accounts.iter().filter_map(|(name, found)| {
+            found.as_ref().ok().map(|account| (name.clone(), account.uid))
+        });
+        let mut users = groups.users.clone();
+        users.extend(accounts);
         let largest = |pick: fn(&crate::config::model::Chain) -> Duration| {
             let longest = config.chains.iter().map(pick).max().unwrap_or_default();
             u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
@@ -77,8 +94,9 @@ impl Holder {
             config: config.file.clone(),
             drain_ms: largest(|chain| chain.drain_timeout),
             kill_ms: largest(|chain| chain.kill_timeout),
-            cgroups: cgroups.map(Path::to_path_buf),
-            old_cgroups: old.iter().map(|old| old.path().to_path_buf()).collect(),
+            cgroups: groups.own_path().map(Path::to_path_buf),
+            users,
+            old_cgroups: groups.old.iter().map(|old| old.path().to_path_buf()).collect(),
             boot: clock::boot_id(),
             ended: false,
         }
@@ -98,7 +116,7 @@ impl Holder {
 
     fn read(mut lock: &File) -> Option<Holder> {
         let mut text = Vec::new();
-        lock.rewind().and_then(|()| lock.take(65_536).read_to_end(&mut text)).ok()?;
+        lock.rewind().and_then(|()| lock.take(MAX_HOLDER).read_to_end(&mut text)).ok()?;
         Holder::decode(&text)
     }
 
@@ -111,7 +129,7 @@ impl Holder {
 impl Before {
     /// From what the last holder wrote; `None`: nothing that can be read.
     fn of(holder: Option<Holder>) -> Before {
-        let Some(holder) = holder else { return Before { cgroups: Vec::new(), unclean: true } };
+        let Some(holder) = holder else { return Before { unclean: true, ..Before::default() } };
         let same_boot = holder.boot.is_empty() || holder.boot == clock::boot_id();
         let mut cgroups: Vec<PathBuf> = holder
             .cgroups
@@ -121,7 +139,9 @@ impl Before {
             .collect();
         cgroups.sort_unstable();
         cgroups.dedup();
-        Before { cgroups, unclean: same_boot && !holder.ended }
+        let unclean = same_boot && !holder.ended;
+        let users = if unclean { holder.users } else { BTreeMap::new() };
+        Before { cgroups, users, unclean }
     }
 }
 
@@ -251,7 +271,7 @@ impl Ending {
 impl Master {
     /// Says in the lock file who holds it, or that nothing is left of who held it.
     pub(super) fn describe_myself(&self, ended: bool) {
-        let holder = Holder::of(&self.plan.config, self.groups.own_path(), &self.groups.old);
+        let holder = Holder::of(&self.plan, &self.groups);
         if let Err(cause) = (Holder { ended, ..holder }).write(&self.lock) {
             self.log.warn(&format!("cannot describe myself in {LOCK}: {cause}"));
         }
@@ -274,6 +294,17 @@ mod tests {
         assert!(!Before::of(Some(holder(false, "another"))).unclean);
         assert!(Before::of(Some(holder(false, ""))).unclean);
         assert!(Before::of(None).unclean);
+    }
+
+    #[test]
+    fn a_holder_of_many_chains_is_read_whole_and_a_clean_end_leaves_no_users() {
+        let users = (0..10_000).map(|n| (format!("{n:0200}"), n)).collect();
+        let many = Holder { users, drain_ms: 7, boot: clock::boot_id(), ..Holder::default() };
+        let file = tempfile::tempfile().expect("a file");
+        many.write(&file).expect("room");
+        assert_eq!(Holder::read(&file).as_ref(), Some(&many));
+        assert_eq!(Before::of(Some(many.clone())).users.len(), 10_000);
+        assert!(Before::of(Some(Holder { ended: true, ..many })).users.is_empty());
     }
 
     #[test]

@@ -335,6 +335,7 @@ impl Master {
             had_terminal: self.context.had_terminal,
             cgroups: self.groups.own_path().map(std::path::Path::to_path_buf),
             old_cgroups: before.cgroups,
+            old_users: before.users,
             unclean: before.unclean,
             only: wish.chains.clone(),
             next: self.upgrade.next.upgrade().cloned(),
