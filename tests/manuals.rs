@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::CommandFactory;
-use runner::config::{Defaults, FIELDS, Section, parse};
+use runner::config::model::Config;
+use runner::config::{Defaults, FIELDS, Field, Section, parse};
 
 fn page(name: &str) -> String {
     let path = folder().join(name);
@@ -297,4 +298,167 @@ fn whole_configurations_in_the_manuals_are_accepted() {
         }
     }
     assert_eq!(seen, 3);
+}
+
+/// What a configuration with one field comes to: none if it is refused.
+fn with_field(section: Section, field: &str, text: &str) -> Option<Config> {
+    let mut text = around(section, field, text);
+    if field != "defaults" && !(section == Section::Chain && field == "user") {
+        text = format!("(defaults: (user: \"shop\"), {}", &text[1..]);
+    }
+    let who = Defaults { as_root: true, uid: 0, ..Defaults::default() };
+    parse(Path::new("/etc/runner/runner.ron"), &text, &who).checked.map(|checked| checked.config)
+}
+
+/// RON of what a field has where nothing says it, as the manual has it; none where it is not a value.
+fn default_in_ron(field: &Field) -> Option<String> {
+    let written = field.default.split(':').next().unwrap_or_default();
+    match field.default {
+        "required" | "one of run, sh and call is required" => None,
+        // Of the machine, of other fields, or of who starts it: told by tests of their own.
+        _ if field.section == Section::File && field.name.ends_with("_root") => None,
+        "as hard" | "as soft" | "mail.to" | "state_root/spool" => None,
+        "the user's own" | "the user's home" => Some("None".to_owned()),
+        "587 with StartTls, 465 with Tls, 25 with None" => Some("587".to_owned()),
+        "\"runner-mail\" as root, else Current" => Some("\"runner-mail\"".to_owned()),
+        "\"runner-log\" as root, else Current" => Some("\"runner-log\"".to_owned()),
+        "required as root, else Current" => None,
+        "the tasks' names joined by \"_\"" | "the program's name, or the last part of call" => {
+            Some("\"true\"".to_owned())
+        }
+        "as non_recoverable_downtime" => Some("\"12h\"".to_owned()),
+        // A text with a unit stands in quotes.
+        _ if written.starts_with(|c: char| c.is_ascii_digit())
+            && written.ends_with(|c: char| c.is_ascii_alphabetic()) =>
+        {
+            Some(format!("\"{written}\""))
+        }
+        default if default.starts_with('(') => Some(default.to_owned()),
+        _ => Some(written.to_owned()),
+    }
+}
+
+#[test]
+fn every_default_of_the_manual_is_what_holds_where_nothing_is_said() {
+    let mut tried = 0;
+    for field in FIELDS {
+        let Some(default) = default_in_ron(field) else { continue };
+        // Of a pair neither stands alone.
+        if field.section == Section::Rlimit
+            || ["username", "password_file", "worker"].contains(&field.name)
+        {
+            continue;
+        }
+        let said = with_field(field.section, field.name, &format!("{}: {default},", field.name));
+        let unsaid = with_field(field.section, field.name, "");
+        assert!(said.is_some(), "{:?} {}: {default} is refused", field.section, field.name);
+        // The kernel's own policy is the same, said or not; what a task says is noted.
+        let mark = format!("said: [{:?}]", field.name);
+        let same = |config: Option<Config>| {
+            format!("{config:?}")
+                .replace("scheduler: Some(Other)", "scheduler: None")
+                .replace(&mark, "said: []")
+        };
+        assert_eq!(same(said), same(unsaid), "{:?} {}: {default}", field.section, field.name);
+        tried += 1;
+    }
+    assert!(tried > 45, "only {tried}");
+}
+
+/// Whether the field takes the value.
+fn takes(field: &Field, value: &str) -> bool {
+    with_field(field.section, field.name, &format!("{}: {value},", field.name)).is_some()
+}
+
+#[test]
+fn every_range_of_the_manual_is_the_one_that_is_held_to() {
+    let mut tried = 0;
+    for field in FIELDS.iter().filter(|field| field.section != Section::Rlimit) {
+        let has = |value: &str, accepted: bool| {
+            let place = (field.section, field.name, value);
+            assert_eq!(takes(field, value), accepted, "{place:?}: Takes {}", field.takes);
+        };
+        tried += 1;
+        let number = |text: &str| text.parse::<i64>().unwrap();
+        match field.takes.split_once(", ") {
+            Some(("number", range)) => {
+                let (low, high) = range.split_once(" to ").unwrap_or((range, ""));
+                let low = number(low.trim_start_matches("at least "));
+                has(&low.to_string(), true);
+                has(&(low - 1).to_string(), false);
+                if !high.is_empty() {
+                    has(high, true);
+                    has(&(number(high) + 1).to_string(), false);
+                }
+                has("\"1\"", false);
+            }
+            Some(("duration", "more than 0")) => {
+                has("\"0s\"", false);
+                has("\"1ms\"", true);
+                has("1", false);
+            }
+            Some(("duration", "at least 1m")) => {
+                has("\"59s\"", false);
+                has("\"60s\"", true);
+            }
+            Some(("size", "at least 4KiB")) => {
+                has("4095", false);
+                has("\"4KiB\"", true);
+            }
+            None if field.takes == "duration" => {
+                has("\"0s\"", true);
+                has("\"-1s\"", false);
+            }
+            None if field.takes == "true or false" => {
+                has("true", true);
+                has("false", true);
+                has("\"true\"", false);
+            }
+            Some(("list of exit codes", "0 to 255")) => {
+                has("[0, 255]", true);
+                has("[256]", false);
+                has("[-1]", false);
+            }
+            Some(("[A-Za-z0-9._-]", _)) => {
+                has(&format!("\"{}\"", "a".repeat(100)), true);
+                has(&format!("\"{}\"", "a".repeat(101)), false);
+                has("\"a+b\"", false);
+            }
+            _ if field.takes == "octal text or number" => {
+                has("\"777\"", true);
+                has("\"1000\"", false);
+                has("0o22", true);
+            }
+            // Words: each of them is taken.
+            _ if field.takes.contains(" or ") && field.takes.starts_with(char::is_uppercase) => {
+                for word in field.takes.replace(" or ", ", ").split(", ") {
+                    if word == "duration" {
+                        has("\"1s\"", true);
+                        continue;
+                    }
+                    let value = word.replace('…', "\"x\"");
+                    let (low, high) = match word
+                        .split_once('(')
+                        .and_then(|(_, rest)| rest.trim_end_matches(')').split_once(" to "))
+                    {
+                        Some((low, high)) => (number(low), number(high)),
+                        None if word.chars().all(char::is_alphanumeric) => {
+                            has(word, true);
+                            has(&format!("{word}(1)"), false);
+                            continue;
+                        }
+                        None => continue,
+                    };
+                    let name = value.split('(').next().unwrap();
+                    for (at, accepted) in
+                        [(low, true), (high, true), (low - 1, false), (high + 1, false)]
+                    {
+                        has(&format!("{name}({at})"), accepted);
+                    }
+                }
+            }
+            _ => tried -= 1,
+        }
+    }
+    assert!(tried >= 39, "only {tried}");
 }

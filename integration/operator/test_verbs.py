@@ -49,6 +49,26 @@ class Look(Operator):
         manual = (harness.PROJECT / "man/runnerctl.8").read_text()
         self.assertEqual([key for key in found if key not in contract and key not in manual], [])
 
+    def test_output_that_cannot_be_written_is_no_success(self):
+        self.start(self.write_config(self.chain("fine")))
+        wait_for("it has run", lambda: self.runs("fine"))
+        for words in (["status"], ["status", "--json"], ["metrics"], ["explain", "fine"], ["history", "fine"],
+                      ["completions", "bash"], ["check"]):
+            command = [harness.CTL, "--run-root", str(self.path("run")), *words]
+            with open("/dev/full", "w") as full:
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True)
+            self.assertEqual((done.returncode, done.stderr),
+                             (1, "runnerctl: cannot write the output: No space left on device (os error 28)\n"), words)
+            # A reader that has seen enough is no fault.
+            head = subprocess.run(["bash", "-c", '"$@" | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}', "-", *command],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            self.assertEqual((head.returncode, head.stderr), (0, ""), words)
+
+    def test_what_no_configuration_has_cannot_fail_in_a_simulation(self):
+        config = self.write_config(self.chain("fine"))
+        for spec in ("gone/*", "fine/gone"):
+            self.went(self.ctl("-c", str(config), "simulate", "--fail", spec), 4, err="cannot fail")
+
     def test_a_chain_that_cannot_start_is_not_told_as_started(self):
         self.start(self.write_config(self.chain("good") + self.chain("lost", user="nobody-of-that-name")))
         self.wait_state("lost", "backoff")

@@ -21,6 +21,7 @@ mod watch;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use clap::CommandFactory;
@@ -60,11 +61,20 @@ pub fn run(cli: Cli) -> u8 {
             run_root.and_then(|run_root| obey(verb, &Master::at(&run_root)))
         }
     };
-    done.unwrap_or_else(|failure| {
+    let exit = done.unwrap_or_else(|failure| {
         complain(&failure.to_string());
         failure.exit()
-    })
+    });
+    // What was to be shown is not there, whatever it says.
+    let well = matches!(exit, 0 | status::EXIT_FAILING);
+    if well && UNWRITTEN.load(Ordering::Relaxed) { NOT_DONE } else { exit }
 }
+
+/// Standard output took not all that was printed: a full disk.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// What was asked for was not done.
+const NOT_DONE: u8 = 1;
 
 /// The largest file that is imported, in bytes.
 const MAX_IMPORT: u64 = 1 << 20;
@@ -270,5 +280,10 @@ fn complain(text: &str) {
 /// fault of ours.
 fn print(text: &str) {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(cause) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        && cause.kind() != io::ErrorKind::BrokenPipe
+        && !UNWRITTEN.swap(true, Ordering::Relaxed)
+    {
+        complain(&format!("cannot write the output: {cause}"));
+    }
 }

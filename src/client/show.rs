@@ -15,7 +15,7 @@ use crate::wire::control::{Answer, Request};
 use crate::wire::safe::safe_line;
 use crate::wire::worker::Options;
 
-const EXIT_UNKNOWN: u8 = 4;
+pub(super) const EXIT_UNKNOWN: u8 = 4;
 const EXIT_CONFIG: u8 = 78;
 
 /// Prints a chain's configuration with the origin of each value. What the functions of a worker

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::show;
+use super::show::{self, EXIT_UNKNOWN};
 use super::talk::Failure;
 use crate::config::model::Config;
 use crate::policy::notices::Decision;
@@ -25,6 +25,9 @@ pub(super) fn run(
     json: bool,
 ) -> Result<u8, Failure> {
     let config = show::load(file)?.0.config;
+    for spec in fails {
+        simulate::check(&config, spec).map_err(|why| Failure::Other(why, EXIT_UNKNOWN))?;
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match history {
         Some(path) => {

@@ -11,7 +11,7 @@ mod scenario;
 mod tests;
 
 pub use recorded::replay;
-pub use scenario::{FailSpec, weekend};
+pub use scenario::{FailSpec, check, weekend};
 
 use crate::config::model::Config;
 use crate::policy::notices::{Decision, Deed, NoticeDesk};

@@ -162,7 +162,11 @@ impl Walk<'_> {
     }
 }
 
-fn check(config: &Config, spec: &FailSpec) -> Result<(), String> {
+/// Whether there is a task that fails.
+///
+/// # Errors
+/// What of it is not in the configuration.
+pub fn check(config: &Config, spec: &FailSpec) -> Result<(), String> {
     let chains: Vec<&Chain> = (config.chains.iter())
         .filter(|chain| spec.chain == "*" || spec.chain == chain.name)
         .collect();
