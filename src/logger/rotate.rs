@@ -53,7 +53,7 @@ impl RotatingFile {
     pub fn open(path: &Path, rotate: Rotate) -> Result<RotatingFile, String> {
         let path = path.to_owned();
         let (file, size, born, regular) =
-            open(&path).map_err(|cause| format!("cannot open {}: {cause}", path.display()))?;
+            open(&path).map_err(|cause| cannot_open(&path, &cause))?;
         let limit = rotate.max_size;
         let unpacked = rotate.compress;
         Ok(RotatingFile {
@@ -83,7 +83,7 @@ impl RotatingFile {
     /// As [`RotatingFile::open`].
     pub fn reopen(&mut self) -> Result<(), String> {
         self.stale = true;
-        self.refresh().map_err(|cause| format!("cannot open {}: {cause}", self.path.display()))
+        self.refresh().map_err(|cause| cannot_open(&self.path, &cause))
     }
 
     fn refresh(&mut self) -> io::Result<()> {
@@ -293,6 +293,10 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+fn cannot_open(path: &Path, cause: &io::Error) -> String {
+    format!("cannot open {}: {}", path.display(), crate::sys::error_text(cause))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -403,7 +407,8 @@ mod tests {
         fs::write(&target, "").unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
         let error = RotatingFile::open(&path, Rotate::default()).unwrap_err();
-        assert!(error.starts_with("cannot open"), "{error}");
+        assert_eq!(error, cannot_open(&path, &std::io::Error::from_raw_os_error(40)));
+        assert!(error.ends_with(": Too many levels of symbolic links"), "{error}");
     }
 
     #[test]
