@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -224,26 +225,58 @@ class Takeover(Lifecycle):
         self.never_two()
 
     def test_odd_pidfiles(self):
-        config = self.write_config("".join(self.one(n) for n in "abcdef"))
+        """Whatever stands in a pid file's place is replaced, not followed, not believed, not waited for."""
         run = self.path("run")
-        run.mkdir(mode=0o755)
-        victim = subprocess.Popen(["/bin/sleep", "1000"])
+        # Tells of every signal that it gets.
+        victim = subprocess.Popen(["/bin/sh", "-c", "for s in HUP INT QUIT USR1 USR2 TERM CONT; do trap \"echo $s >>"
+                                   f" {self.dir}/hit\" $s; done; while :; do sleep 0.1; done"])
         self.addCleanup(victim.wait)
         self.addCleanup(victim.kill)
-        self.path("victim").write_text("keep me")
-        (run / "a.pid").symlink_to(self.path("victim"))
-        os.mkfifo(run / "b.pid")
-        (run / "c.pid").write_bytes(b"\xff\0garbage" * 40)
-        (run / "d.pid").write_text(f"{victim.pid}\n")
-        (run / "e.pid").write_text("")
-        (run / "f.pid").write_text("-1\n")
+        ended = subprocess.Popen(["/bin/true"])
+        ended.wait()
+        kept = self.path("kept")
+        kept.write_text("keep me")
+        def device(path):
+            os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero: without an end
+        texts = [b"", b"\n", b"0\n", b"-1\n", b"1\n", f"{os.getpid()}\n".encode(), b"4294967297\n", b"9" * 400,
+                 b"text\n", b"12\0" + b"34\n", b"\xff\0garbage" * 40, b"7" * (1 << 20), f"{victim.pid}\n".encode(),
+                 f"-{victim.pid}\n".encode(), f" {victim.pid} 1\n".encode(), f"{ended.pid}\n".encode()]
+        odd = [lambda path, text=text: path.write_bytes(text) for text in texts]
+        odd += [lambda path: path.symlink_to(kept), lambda path: path.symlink_to("/dev/zero"),
+                lambda path: path.symlink_to(path), lambda path: os.link(kept, path), os.mkfifo, pathlib.Path.mkdir, device]
+        names = [f"n{number}" for number in range(len(odd))]
+        run.mkdir(mode=0o755)
+        for name, make in zip(names, odd):
+            make(run / f"{name}.pid")
+        config = self.write_config("".join(self.one(name, 0.05, cooldown="1h") for name in names))
         master = self.start(config)
-        for name in "abcdef":
-            wait_for(f"{name} runs", lambda: self.starts(name), 20)
-        self.assertEqual(self.path("victim").read_text(), "keep me")
+        for name in names:
+            wait_for(f"{name} runs", lambda: self.starts(name), 30)
+            pid = self.chain(name)["pid"]
+            self.assertEqual((run / f"{name}.pid").read_text(), f"{pid}\n")
+        master.terminate()
+        self.assertEqual(master.wait(30), 0)
+        # The master's own, with a folder that is not empty for one more.
+        def full(path):
+            path.mkdir()
+            (path / "x").write_text("")
+        for make in [*odd, full]:
+            own = run / "master.pid"
+            if own.is_dir():
+                shutil.rmtree(own)
+            own.unlink(missing_ok=True)
+            make(own)
+            config = self.write_config(self.one("a", 0.05))
+            master = self.start(config)
+            if make is not full:
+                self.assertEqual(own.read_text(), f"{master.pid}\n")
+                self.assertFalse(own.is_symlink())
+            master.terminate()
+            self.assertEqual(master.wait(20), 0)
+        self.assertEqual(kept.read_text(), "keep me")
         self.assertIsNone(victim.poll())
-        self.stop(master)
-        self.never_two(*"abcdef")
+        self.assertEqual(self.lines("hit"), [])
+        self.never_two("a", *names)
 
 
 class Upgrade(Lifecycle):
@@ -276,7 +309,10 @@ class Upgrade(Lifecycle):
         master = self.start(self.write_config(self.one(), extra=self.mail_to_maildir()))
         pid = master.pid
         seen = None
-        for content in (b"no program\n", None, "/bin/true", "/bin/false", b""):
+        # One that dies by a signal.
+        self.path("crash.c").write_text("#include <stdlib.h>\nint main(void) { abort(); }\n")
+        subprocess.run(["cc", "-o", self.path("crash"), self.path("crash.c")], check=True)
+        for content in (b"no program\n", None, "/bin/true", "/bin/false", b"", self.path("crash")):
             self.put(binary, content)
             os.kill(pid, signal.SIGHUP)
             def refused():
@@ -296,6 +332,29 @@ class Upgrade(Lifecycle):
         wait_for("mails", lambda: any("Upgrade accepted" in s for s in self.subjects()), 20)
         self.assertTrue(any("Upgrade refused" in s for s in self.subjects()))
         self.stop(master)
+        self.never_two()
+
+    def test_a_deleted_program_goes_on_and_a_crash_is_mended_by_the_program_that_is_put_back(self):
+        binary = self.own_binary()
+        was, harness.MASTER = harness.MASTER, str(binary)
+        self.addCleanup(setattr, harness, "MASTER", was)
+        config = self.write_config(self.one(seconds=0.2))
+        master = self.start(config)
+        self.goes_on()
+        binary.unlink()
+        master.send_signal(signal.SIGHUP)
+        wait_for("it is refused", lambda: "No such file" in (self.last().get("cause") or ""), 20)
+        # Whatever it forks needs no program.
+        os.kill(self.chain("a")["pid"], signal.SIGKILL)
+        self.goes_on()
+        master.kill()
+        master.wait()
+        self.put(binary, was)
+        master = self.start(config)
+        self.goes_on()
+        master.send_signal(signal.SIGHUP)
+        wait_for("it is accepted", lambda: self.last().get("outcome") == "accepted", 20)
+        self.assertEqual(self.stop(master), 0)
         self.never_two()
 
     def test_a_hup_during_a_check_brings_what_changed_after_it(self):
