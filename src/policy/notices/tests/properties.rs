@@ -93,14 +93,35 @@ impl Life {
     }
 
     fn restart(&mut self) {
+        self.restart_at(self.now, true);
+    }
+
+    /// The master starts again at once, on a clock that says `then` (seconds).
+    fn restart_at(&mut self, then: i64, same_boot: bool) {
         let (now, wall) = (Timestamp(self.now * 1000), Desk::wall(self.now * 1000));
         self.desk.collect();
         self.decided.extend(self.desk.desk.take_decisions());
         let text = serde_json::to_string(&self.desk.desk.save(now, wall)).unwrap();
         let saved = serde_json::from_str(&text).unwrap();
         let config = &self.desk.config;
-        self.desk.desk = NoticeDesk::restore(saved, "web1", config, now, wall, true);
+        self.now = then;
+        let now = Timestamp(then * 1000);
+        self.desk.desk = NoticeDesk::restore(saved, "web1", config, now, wall, same_boot);
         self.desk.desk.take_decisions();
+    }
+
+    /// What is not of a run: a refused upgrade, a pause, logs that cannot be written.
+    fn troubles(&mut self, hour: i64) {
+        self.now += hour * HOUR;
+        self.desk.pass(self.now * 1000);
+        let (now, wall) = (Timestamp(self.now * 1000), Desk::wall(self.now * 1000));
+        let desk = &mut self.desk.desk;
+        desk.upgrade_refused("no such field", now, wall);
+        desk.pause("c", "moving", now, wall);
+        desk.log_works(0, now, wall);
+        desk.log_fails("cannot write", now, wall);
+        desk.output_works("c", 0, now, wall);
+        desk.output_fails("c", "cannot write", now, wall);
     }
 
     /// The times of all notices about the task (or the chain's process), by what they are.
@@ -237,6 +258,35 @@ proptest! {
         life.all_is_bounded();
         life.restart();
         life.all_is_bounded();
+    }
+
+    #[test]
+    fn a_reboot_is_a_restart_on_another_clock(
+        before in prop_oneof![
+            proptest::collection::vec(step_or_silence(), 0..60), proptest::collection::vec(bad_day(), 30..60)
+        ],
+        after in prop_oneof![
+            proptest::collection::vec(step_or_silence(), 0..60), proptest::collection::vec(bad_day(), 30..60)
+        ],
+    ) {
+        let mut lives = [Life::new(), Life::new()];
+        let mut told = Vec::new();
+        for (life, same_boot) in lives.iter_mut().zip([true, false]) {
+            before.iter().for_each(|step| _ = life.step(step));
+            life.troubles(0);
+            let new = if same_boot { life.now } else { 5 };
+            life.restart_at(new, same_boot);
+            life.decided.clear();
+            life.troubles(1);
+            after.iter().for_each(|step| _ = life.step(step));
+            life.now += 30 * HOUR;
+            life.desk.pass(life.now * 1000);
+            life.decided.extend(life.desk.desk.take_decisions());
+            let seen = life.decided.iter();
+            let seen = seen.map(|d| (d.at.0 - new * 1000, d.kind, d.task.clone(), d.withheld));
+            told.push(seen.collect::<Vec<_>>());
+        }
+        prop_assert_eq!(&told[0], &told[1]);
     }
 
     #[test]
