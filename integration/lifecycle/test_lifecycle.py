@@ -373,6 +373,10 @@ class Upgrade(Lifecycle):
     def test_a_storm_of_hups(self):
         master = self.start(self.write_config(self.one()))
         self.goes_on()
+        rss = lambda: int(harness.status_field(master.pid, "VmRSS")[0])
+        master.send_signal(signal.SIGHUP)
+        wait_for("one upgrade", lambda: self.last().get("outcome") == "accepted", 20)
+        before = rss()
         for _ in range(10_000):
             os.kill(master.pid, signal.SIGHUP)
         def calm():
@@ -380,6 +384,7 @@ class Upgrade(Lifecycle):
             return status and status["master"]["pid"] == master.pid and (self.chain("a") or {}).get("state") in ("running", "cooling")
         wait_for("calm", calm, 40)
         self.goes_on(runs=2)
+        self.assertLess(rss(), before + 4096, "KiB: it grew with the storm")
         self.assertIsNone(master.poll())
         self.stop(master)
         self.never_two()

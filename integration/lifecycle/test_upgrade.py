@@ -5,6 +5,7 @@ program that hangs costs 30 s of the clock. Bound: 3 minutes.
 import os
 import pathlib
 import pty
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from lib import harness
 from lib.harness import alive, wait_for
 from test_lifecycle import Lifecycle as Base
+
+SEED = int(os.environ.get("RUNNER_SEED", "1"))
 
 
 class Upgrades(Base):
@@ -73,6 +76,15 @@ class Files(Upgrades):
             self.hup(master, "refused", word)
         config.unlink()
         self.hup(master, "refused", "runner.ron")
+        os.mkfifo(config)
+        self.hup(master, "refused", "no regular file")
+        config.unlink()
+        config.mkdir()
+        self.hup(master, "refused", "folder")
+        config.rmdir()
+        config.symlink_to(config)
+        self.hup(master, "refused", "links")
+        config.unlink()
         config.write_text(good)
         config.chmod(0o666)
         self.hup(master, "refused", "write")
@@ -294,6 +306,41 @@ int main(int argc, char **argv) {
                          dict.fromkeys("ab", status["master"]["generation"]))
         self.assertEqual(self.stop(master), 0)
         self.never_two("a")
+
+
+class Storm(Upgrades):
+    def test_upgrades_of_a_file_that_changes_all_the_time_while_everything_of_it_is_killed(self):
+        """Chains come and go, the file is torn or not there, and every child is killed, stopped, told to
+        leave; then the file is good, and everything is as it says."""
+        chance = random.Random(SEED)
+        config = self.write_config(self.one("a", 0.05))
+        master = self.start(config)
+        self.goes_on()
+        end = time.monotonic() + (120 if harness.FULL else 8)
+        while time.monotonic() < end:
+            names = chance.sample("abcd", chance.randint(1, 4))
+            self.write_config("".join(self.one(name, 0.05) for name in names))
+            what = chance.random()
+            if what < 0.2:
+                config.write_text(config.read_text()[:chance.randint(0, 300)])
+            elif what < 0.3:
+                config.unlink()
+            os.kill(master.pid, signal.SIGHUP)
+            for pid in harness.children_of(master.pid):
+                if chance.random() < 0.2:
+                    try:
+                        os.kill(pid, chance.choice((signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGHUP,
+                                                    signal.SIGQUIT)))
+                    except ProcessLookupError:
+                        pass
+            time.sleep(chance.uniform(0, 0.1))
+        self.write_config("".join(self.one(name, 0.05) for name in "abcd"))
+        os.kill(master.pid, signal.SIGHUP)
+        for name in "abcd":
+            self.goes_on(name, limit=90)
+        self.assertIsNone(master.poll())
+        self.assertEqual(self.stop(master), 0)
+        self.never_two(*"abcd")
 
 
 class Image(Upgrades):
