@@ -119,6 +119,7 @@ impl Master {
         for (chain, told) in handover.options {
             master.take_options(&chain, told);
         }
+        master.pack();
         if let Some(next) = handover.next {
             // What changed on disk after the check is for this one.
             master.begin_upgrade(next);
@@ -135,6 +136,19 @@ impl Master {
         self.desk.upgrade_refused(&cause, now(), wall());
         self.upgrade.last = Some(LastUpgrade { at: wall(), cause: Some(cause) });
         self.upgrade.retry_at = Some(now() + RETRY);
+    }
+
+    /// The records were decoded piece by piece, with gaps where what was only needed for that lay,
+    /// and the chains are forked from here on: every page that is touched is paid for at each fork
+    /// and again at the end of each chain. What is kept is copied once more, so that it lies
+    /// together; the loop gives the rest back.
+    fn pack(&mut self) {
+        let packed = self.plan.config.chains.clone();
+        let chains = std::mem::replace(&mut self.plan.config.chains, packed);
+        let packed = self.plan.accounts.iter().map(|(name, who)| (name.clone(), who.clone()));
+        let packed = packed.collect();
+        let accounts = std::mem::replace(&mut self.plan.accounts, packed);
+        drop((chains, accounts, self.supervisor.pack(), self.desk.pack()));
     }
 
     fn reconcile(&mut self, only: &[String]) {

@@ -227,6 +227,14 @@ impl NoticeDesk {
         desk
     }
 
+    /// Copies what is kept for long into memory of its own; see
+    /// [`Supervisor::pack`](crate::policy::supervisor::Supervisor::pack).
+    #[must_use]
+    pub fn pack(&mut self) -> impl Sized + use<> {
+        let packed = self.chains.clone();
+        std::mem::replace(&mut self.chains, packed)
+    }
+
     pub(crate) fn add(&mut self, chain: ChainState) {
         let place = self.chains.len();
         self.index.insert(chain.rules.name.clone(), place);

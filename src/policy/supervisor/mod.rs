@@ -130,6 +130,14 @@ impl Supervisor {
         self
     }
 
+    /// Copies what is kept for long into memory of its own, without the gaps that decoding leaves:
+    /// a fork(2) pays for every page. Returns what is to be dropped once all is copied.
+    #[must_use]
+    pub fn pack(&mut self) -> impl Sized + use<> {
+        let packed = self.slots.iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        std::mem::replace(&mut self.slots, packed)
+    }
+
     /// A chain by name.
     pub fn slot(&self, chain: &str) -> Option<&Slot> {
         self.slots.get(chain)

@@ -147,8 +147,8 @@ pub struct Terms {
     pub upgrade_drain: Drain,
     /// What becomes of what a run left.
     pub leftovers: Leftovers,
-    /// What it runs.
-    pub commands: BTreeSet<Command>,
+    /// What it runs, each once.
+    pub commands: Vec<Command>,
 }
 
 /// Those of a record that does not say them: the defaults of a configuration.
@@ -160,7 +160,7 @@ impl Default for Terms {
             drain_timeout: Duration::from_secs(60),
             upgrade_drain: Drain::Forever,
             leftovers: Leftovers::End,
-            commands: BTreeSet::new(),
+            commands: Vec::new(),
         }
     }
 }
@@ -173,7 +173,11 @@ impl From<&Chain> for Terms {
             drain_timeout: chain.drain_timeout,
             upgrade_drain: chain.upgrade_drain,
             leftovers: chain.leftovers,
-            commands: chain.tasks.iter().map(|task| task.command.clone()).collect(),
+            commands: {
+                let all: BTreeSet<&Command> =
+                    chain.tasks.iter().map(|task| &task.command).collect();
+                all.into_iter().cloned().collect()
+            },
         }
     }
 }
