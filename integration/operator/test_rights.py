@@ -84,6 +84,8 @@ class Rights(Operator):
         self.assertNotEqual((after["own"], after["own2"]), (before["own"], before["own2"]))
         self.assertEqual((after["other"], after["roots"]), (before["other"], before["roots"]))
 
+        for name in ("own", "own2"):
+            self.wait_state(name, "cooling")
         picture = self.picture()
         for words, may in VERBS:
             named = any("{}" in word for word in words)

@@ -41,6 +41,7 @@ impl Until {
             Until::Stopped => now.pid.is_none() && held,
             Until::Replaced => {
                 let newer = before.is_none_or(|before| now.generation > before.generation);
+                let newer = newer && (now.ready || now.pid.is_none());
                 // A held chain has no process that could be an old one.
                 now.state != "draining" && (newer || (held && now.pid.is_none()))
             }
@@ -222,6 +223,8 @@ mod tests {
         let before = chain("running", Some(1), 3);
         let mut starting = chain("running", Some(1), 3);
         starting.ready = false;
+        let mut started_anew = chain("running", Some(2), 4);
+        started_anew.ready = false;
         for (until, now, done) in [
             (Until::Started, chain("running", Some(1), 3), true),
             (Until::Started, starting, false),
@@ -233,6 +236,7 @@ mod tests {
             (Until::Replaced, chain("draining", Some(1), 3), false),
             (Until::Replaced, chain("draining", Some(1), 4), false),
             (Until::Replaced, chain("running", Some(2), 4), true),
+            (Until::Replaced, started_anew, false),
             // A new program that does not come up is told by status, not waited for.
             (Until::Replaced, chain("backoff", None, 4), true),
             // Paused: nothing is left to replace.

@@ -1,6 +1,8 @@
 //! `runnerctl status --watch`: the status again every second, drawn over itself.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
@@ -35,9 +37,16 @@ pub(super) fn watch(master: &Master, chains: &[String], failing: bool) -> Result
             Err(failure) => vec![safe_line(&failure.to_string()).into_owned()],
         };
         let rows = crate::sys::terminal::size(io::stdout()).map_or(24, |(rows, _)| rows);
-        super::print(&frame(&lines, usize::from(rows)));
+        draw(&frame(&lines, usize::from(rows)));
         sleep(EVERY);
     }
+}
+
+/// A picture is one write(2): whoever interrupts it in the middle would keep a terminal that does
+/// not wrap.
+fn draw(picture: &str) {
+    let screen = io::stdout().as_fd().try_clone_to_owned();
+    let _ = screen.and_then(|screen| File::from(screen).write_all(picture.as_bytes()));
 }
 
 /// One picture: from the top left, each line cut by the terminal instead of wrapped, the rest
