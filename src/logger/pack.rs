@@ -3,7 +3,8 @@
 //! plain one goes.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -55,19 +56,40 @@ impl Pack {
         Ok(false)
     }
 
-    /// Puts the compressed file in the place of the plain one.
+    /// Puts the compressed file in the place of the plain one, if that is still the file that was
+    /// compressed and the place is free: logrotate(8) may have moved files meanwhile.
     pub(super) fn finish(self, plain: &Path, packed: &Path) -> io::Result<()> {
-        let scratch = self.scratch;
-        let done = self
-            .to
+        let Pack { from, to, scratch, .. } = self;
+        let is_free = || -> io::Result<()> {
+            let (read, now) = (from.metadata()?, fs::symlink_metadata(plain)?);
+            let same = (read.dev(), read.ino()) == (now.dev(), now.ino());
+            let taken = fs::symlink_metadata(packed).is_ok();
+            if same && !taken { Ok(()) } else { Err(io::Error::other("somebody moved it")) }
+        };
+        let done = to
             .finish()
             .and_then(|file| file.sync_data())
+            .and_then(|()| is_free())
             .and_then(|()| fs::rename(&scratch, packed));
         if done.is_err() {
             let _ = fs::remove_file(&scratch);
             return done;
         }
         fs::remove_file(plain)
+    }
+
+    /// Whether `packed` is whole and as long as `plain` (the last four bytes of a gzip file, RFC
+    /// 1952): then a crash left both forms of one file. Else they are two files, and both stay.
+    pub(super) fn is_twin(plain: &Path, packed: &Path) -> bool {
+        let length = || -> io::Result<u32> {
+            let mut file = File::open(packed)?;
+            file.seek(io::SeekFrom::End(-4))?;
+            let mut last = [0; 4];
+            file.read_exact(&mut last)?;
+            Ok(u32::from_le_bytes(last))
+        };
+        let wanted = fs::symlink_metadata(plain).map(|meta| meta.len() & u64::from(u32::MAX));
+        matches!((length(), wanted), (Ok(length), Ok(wanted)) if u64::from(length) == wanted)
     }
 
     /// Gives up; the plain file stays.

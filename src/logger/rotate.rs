@@ -55,7 +55,7 @@ impl RotatingFile {
         let (file, size, born, regular) =
             open(&path).map_err(|cause| cannot_open(&path, &cause))?;
         let limit = rotate.max_size;
-        let unpacked = rotate.compress;
+        let unpacked = rotate.compress && (rotate.max_size.is_some() || rotate.max_age.is_some());
         Ok(RotatingFile {
             path,
             rotate,
@@ -203,16 +203,17 @@ impl RotatingFile {
     }
 
     /// The old file with this number. Where a crash left both forms, the compressed one is whole
-    /// (it got its name last) and the plain one goes.
+    /// (it got its name last) and the plain one goes. Two files that are not one (logrotate(8) has
+    /// moved some, too) both stay.
     fn slot(&self, number: u32) -> Option<PathBuf> {
         let plain = numbered(&self.path, number, false);
         let packed = numbered(&self.path, number, true);
         match (exists(&plain), exists(&packed)) {
-            (true, true) => {
+            (true, true) if Pack::is_twin(&plain, &packed) => {
                 let _ = fs::remove_file(plain);
                 Some(packed)
             }
-            (true, false) => Some(plain),
+            (true, _) => Some(plain),
             (false, true) => Some(packed),
             (false, false) => None,
         }
@@ -253,7 +254,8 @@ impl RotatingFile {
         let oldest_first = (2..=self.rotate.keep.max(1)).rev();
         for number in oldest_first {
             let plain = numbered(&self.path, number, false);
-            if self.slot(number).as_ref() == Some(&plain) {
+            let is_plain = self.slot(number).as_ref() == Some(&plain);
+            if is_plain && !exists(&numbered(&self.path, number, true)) {
                 self.pack = Pack::begin(&plain, &self.scratch(), number).ok();
                 return self.pack.is_some();
             }
@@ -369,9 +371,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         // Killed after FILE.1 became FILE.2, and after FILE.3.gz got its name.
-        for name in ["log.2", "log.3", "log.3.gz", "log.gz.tmp", "log.5.gz"] {
+        for name in ["log.2", "log.3", "log.gz.tmp", "log.5.gz"] {
             fs::write(folder.path().join(name), format!("{name}\n")).unwrap();
         }
+        let [plain, packed] = [false, true].map(|packed| numbered(&path, 3, packed));
+        let mut whole = Pack::begin(&plain, &packed, 3).unwrap();
+        assert!(whole.step().unwrap());
+        drop(whole);
         let mut file = RotatingFile::open(&path, rotate(4, 4)).unwrap();
         write(&mut file, "old");
         write(&mut file, "new");
@@ -409,6 +415,36 @@ mod tests {
         let error = RotatingFile::open(&path, Rotate::default()).unwrap_err();
         assert_eq!(error, cannot_open(&path, &std::io::Error::from_raw_os_error(40)));
         assert!(error.ends_with(": Too many levels of symbolic links"), "{error}");
+    }
+
+    #[test]
+    fn what_another_program_moved_meanwhile_is_not_taken_for_what_was_compressed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let write = |number, text: &str| fs::write(numbered(&path, number, false), text).unwrap();
+        let read = |number| fs::read_to_string(numbered(&path, number, false)).unwrap();
+        write(2, "old\n");
+        let mut file = RotatingFile::open(&path, Rotate::default()).unwrap();
+        pack(&mut file);
+        assert!(numbered(&path, 2, true).exists() && !numbered(&path, 2, false).exists());
+        // Beside a compressed file another one gets the same number.
+        write(2, "newer\n");
+        let mut file = RotatingFile::open(&path, Rotate::default()).unwrap();
+        pack(&mut file);
+        assert_eq!(read(2), "newer\n");
+        // While a file is compressed, another one gets its name.
+        write(3, "third\n");
+        let (plain, packed) = (numbered(&path, 3, false), numbered(&path, 3, true));
+        let mut begun = Pack::begin(&plain, &folder.path().join("scratch"), 3).unwrap();
+        while !begun.step().unwrap() {}
+        fs::rename(&plain, numbered(&path, 4, false)).unwrap();
+        write(3, "second\n");
+        assert!(begun.finish(&plain, &packed).is_err());
+        assert_eq!((read(3).as_str(), read(4).as_str()), ("second\n", "third\n"));
+        assert!(!packed.exists() && !folder.path().join("scratch").exists());
+        // Who leaves all rotation to another program gets nothing compressed by this one.
+        let rotate = Rotate { max_size: None, ..Rotate::default() };
+        assert!(!RotatingFile::open(&path, rotate).unwrap().wants_packing());
     }
 
     #[test]
