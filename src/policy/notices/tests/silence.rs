@@ -137,3 +137,36 @@ job: 1 of at most 20 FIRST and NEW in 12h are spent
 job: 1 held back by a silence; the next notice tells it
 ");
 }
+
+#[test]
+fn an_unstable_task_is_counted_once_in_each_silence() {
+    let mut desk = Desk::plain();
+    desk.fail(0, "x");
+    desk.ok(60);
+    desk.told();
+    for (begin, end) in [(13, 20), (21, 30)] {
+        desk.silenced(begin, end);
+        for n in 0..6 {
+            desk.fail(begin * HOUR + n * 1200 + 60, "x");
+            desk.ok(begin * HOUR + n * 1200 + 120);
+        }
+        desk.pass(end * HOUR * 1000);
+        assert_eq!(desk.hours_told(), []);
+    }
+    desk.fail(31 * HOUR, "x");
+    desk.ok(31 * HOUR + 60);
+    let decided = desk.desk.take_decisions();
+    assert_eq!((decided[0].kind, decided[0].withheld), (NoticeKind::Unstable, 2));
+}
+
+#[test]
+fn an_overdue_run_is_told_at_the_end_of_the_silence_that_held_it_back_alone() {
+    let mut desk = Desk::plain();
+    desk.start(0);
+    desk.pass(10 * HOUR * 1000);
+    desk.silenced(10, 14);
+    desk.pass(15 * HOUR * 1000);
+    desk.silenced(15, 16);
+    desk.pass(20 * HOUR * 1000);
+    assert_eq!(desk.hours_told(), [(14, "OVERDUE")]);
+}
