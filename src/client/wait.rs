@@ -118,7 +118,7 @@ pub fn reload(
         Err(Failure::Ended) => String::new(),
         Err(failure) => return Err(failure),
     };
-    let generation = decided(master, &before)?;
+    let generation = decided(master, request, &before)?;
     if until == Some(WaitFor::Drained) {
         // A replacement by an upgrade that was asked for before this one is none.
         for chain in &mut before.chains {
@@ -144,11 +144,19 @@ fn done(answer: Answer) -> Result<String, Failure> {
 
 /// Waits for the decision about an upgrade that was begun after `before` was asked for: one that was
 /// already going may have read the files before their last change. Returns its generation.
-fn decided(master: &Master, before: &Status) -> Result<u64, Failure> {
+fn decided(master: &Master, request: &Request, before: &Status) -> Result<u64, Failure> {
     let began = Instant::now();
     while began.elapsed() < DECIDING {
-        if let Some(decision) = decision(before, &patiently(master)?) {
+        let now = patiently(master)?;
+        if let Some(decision) = decision(before, &now) {
             return decision;
+        }
+        if now.master.upgrades_begun == now.master.upgrades_decided {
+            // The exec of another's upgrade closed the connection before the request was looked at.
+            match master.ask(request, |_| ()) {
+                Ok(_) | Err(Failure::Ended | Failure::NotRunning(_) | Failure::Silent) => {}
+                Err(failure) => return Err(failure),
+            }
         }
         sleep(EVERY);
     }
