@@ -24,7 +24,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::rules::Rules;
+use crate::policy::safe;
 use crate::wire::mail::NoticeKind;
+use crate::wire::report::MAX_MESSAGE;
 use crate::wire::time::{Timestamp, WallTime};
 
 /// FIRST and NEW notices of one task in any [`Rules::window`].
@@ -440,13 +442,18 @@ impl Throttle {
         }
     }
 
-    /// Cuts what was read from a file to the sizes that hold here.
+    /// Cuts what was read from a file to the sizes that hold here, and makes of a message the one
+    /// safe line that it was when it was written.
     pub(crate) fn bound(&mut self) {
         self.known.truncate(KNOWN);
         let excess = self.firsts.len().saturating_sub(FIRSTS);
         self.firsts.drain(..excess);
         for outage in self.outage.iter_mut().chain(self.healed_quietly.iter_mut()) {
             outage.tally.truncate(TALLY);
+            let of_tally = outage.tally.iter_mut().map(|tally| &mut tally.message);
+            for message in of_tally.chain([&mut outage.message]) {
+                *message = safe::line(message, MAX_MESSAGE);
+            }
         }
     }
 
