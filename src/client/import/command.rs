@@ -159,6 +159,11 @@ pub(super) fn interpret(
     true
 }
 
+/// A script within a script (`su -c`, `sh -c`, a group) is looked into so deep, and so often in one
+/// file: a variable may name itself in its own text.
+const MAX_DEPTH: usize = 8;
+const MAX_SHELLS: usize = 100;
+
 /// Shell text with what is known of its variables put in.
 fn inline(text: &str, variables: &mut Variables) -> String {
     let mut line = text.replace("\\\n", " ");
@@ -308,7 +313,23 @@ fn functions_of_a_worker(program: &[String], functions: &[String], draft: &mut D
     }
 }
 
+/// Reads what a shell of its own runs into a draft; whether it runs anything.
 pub(super) fn inner(script: &str, variables: &mut Variables, draft: &mut Draft) -> bool {
+    variables.shells += 1;
+    if variables.depth >= MAX_DEPTH || variables.shells > MAX_SHELLS {
+        draft.note("So many shells within each other are not looked into.");
+        if variables.shells <= MAX_SHELLS {
+            draft.tasks.push(task("task".to_owned(), What::Sh(script.to_owned())));
+        }
+        return true;
+    }
+    variables.depth += 1;
+    let any = inside(script, variables, draft);
+    variables.depth -= 1;
+    any
+}
+
+fn inside(script: &str, variables: &mut Variables, draft: &mut Draft) -> bool {
     let tokens = lex(script);
     let mut all = statements(script, &tokens);
     all.retain(|statement| {

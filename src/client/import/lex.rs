@@ -198,6 +198,10 @@ pub(super) fn is_name(text: &str) -> bool {
 pub(super) struct Variables {
     pub(super) known: BTreeMap<String, String>,
     pub(super) unknown: Vec<String>,
+    /// Shells within which the text stands that is being read.
+    pub(super) depth: usize,
+    /// Shells that were looked into so far.
+    pub(super) shells: usize,
 }
 
 impl Variables {

@@ -195,3 +195,11 @@ fn periods_are_written_in_units_that_mean_what_they_say() {
         assert!(made.contains(&format!("success_cooldown: \"{period}\"")), "{schedule}: {made}");
     }
 }
+
+#[test]
+fn a_variable_that_names_itself_is_followed_a_few_times() {
+    let text = imported("start.sh", "x='su a -c \"$x\"'\nsu root -c \"$x\" &\n");
+    assert!(text.contains("So many shells within each other are not looked into."), "{text}");
+    let wide = format!("x='{}'\nsu root -c \"$x\" &\n", "su a -c \"$x\"; ".repeat(50));
+    imported("start.sh", &wide);
+}
