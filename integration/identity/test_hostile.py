@@ -465,10 +465,17 @@ while time.monotonic() < end:
         for name in ("mallory", "victim"):
             self.path(f"run/{name}.pid").write_text("1\n")
         first = self.start(self.configure())
-        instance = None
-        for child in children_of(self.mallorys_pid()):
-            environ = pathlib.Path(f"/proc/{child}/environ").read_bytes().decode()
-            instance = environ.split("RUNNER_INSTANCE=")[1].split("\0")[0]
+
+        def mark_of_a_run():
+            for child in children_of(self.mallorys_pid()):
+                try:
+                    environ = pathlib.Path(f"/proc/{child}/environ").read_bytes().decode()
+                except OSError:
+                    continue
+                if "RUNNER_INSTANCE=" in environ:
+                    return environ.split("RUNNER_INSTANCE=")[1].split("\0")[0]
+            return None
+        instance = wait_for("a run of mallory's", mark_of_a_run)
         self.assertEqual(self.stop(first), 0)
         for name in ("mallory", "victim"):
             self.path(f"run/{name}.pid").write_text("1\n")
