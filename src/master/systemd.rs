@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use super::now;
 use crate::sys::clock;
 use crate::wire::time::Timestamp;
 
@@ -24,10 +25,6 @@ pub(super) struct Systemd {
 /// service manager does not know (TimeoutStartSec=, TimeoutStopSec=).
 const EXTENSION: Duration = Duration::from_secs(30);
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
-
-fn now() -> Timestamp {
-    Timestamp(clock::boottime_ms())
-}
 
 impl Systemd {
     pub(super) fn new(env: &[(OsString, OsString)]) -> Systemd {

@@ -3,7 +3,8 @@
 //!
 //! The new program is opened once, by a child: a file system may hang (NFS, FUSE). The child sends
 //! the descriptor here and executes it to check the configuration with a deadline; it gives the
-//! checked plan back in sealed memory. Only then is the same descriptor executed here. Whatever is wrong changes nothing, is logged, mailed and shown.
+//! checked plan back in sealed memory. Only then is the same descriptor executed here. Whatever is
+//! wrong changes nothing, is logged, mailed and shown.
 
 use std::ffi::OsString;
 use std::fs::File;
