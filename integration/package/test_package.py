@@ -89,7 +89,7 @@ cat >/etc/runner/runner.ron <<'END'
 (
     log: (to: File("/var/log/runner/master.log"), level: Debug),
     chains: [(name: "count", user: "shop", cwd: "/", kill_timeout: "1s", tasks: [
-        (name: "tick", sh: "echo x >>/tmp/ticks/all; id -un >/tmp/ticks/who", success_cooldown: "200ms"),
+        (name: "tick", sh: "echo x >>/tmp/ticks/all; id -un >/tmp/ticks/.who && mv /tmp/ticks/.who /tmp/ticks/who", success_cooldown: "200ms"),
     ])],
 )
 END
