@@ -14,6 +14,7 @@ mod output;
 mod relay;
 mod reports;
 mod run;
+mod source;
 mod tail;
 mod take_up;
 mod worker;

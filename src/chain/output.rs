@@ -8,27 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::lines::Cutter;
 use super::relay::{Lane, LinesFile, Loss, Relay, Speaker};
-use super::tail::{TAIL, Tail};
+use super::source::{LOOK, Source};
+use super::tail::TAIL;
 use crate::config::model::{self, Chain, Rotate};
 use crate::logger::RotatingFile;
 use crate::logger::rotate::MODE;
-use crate::sys::{append, clock, pipe};
+use crate::sys::{append, clock};
 use crate::wire::log::Stream;
 use crate::wire::report::Report;
-use crate::wire::time::WallTime;
-
-/// How often a lane that holds a task is looked at.
-pub(super) const LOOK: Duration = Duration::from_millis(20);
-
-/// The room of a pipe once a single read gave that much: a task that says much waits less for us,
-/// and one that does not costs the kernel nothing more.
-const WIDE: usize = 256 * 1024;
-const WIDE_AFTER: usize = 64 * 1024;
-
-/// Buffers of one stream that are read before something else gets its turn.
-const TURNS: usize = 16;
 
 /// The output of a chain's runs, one after the other.
 pub(super) struct Output {
@@ -55,22 +43,6 @@ struct Told {
 pub(super) struct Tails {
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: Vec<u8>,
-}
-
-struct Source {
-    stream: Stream,
-    /// `Some` while the run is read from.
-    pipe: Option<OwnedFd>,
-    /// `Some` while a worker has the other end: it lives longer than a run.
-    worker: Option<OwnedFd>,
-    /// Which of the two is read now.
-    of_worker: bool,
-    /// Whether the pipe was made larger, since this run says much.
-    wide: bool,
-    tail: Tail,
-    cutter: Cutter,
-    /// What a full lane refused.
-    held: Vec<u8>,
 }
 
 impl Output {
@@ -128,23 +100,13 @@ impl Output {
     /// # Errors
     /// When no descriptors are left, or the raw file cannot be opened.
     pub(super) fn begin(&mut self, task: &str, run: u64) -> io::Result<(OwnedFd, OwnedFd)> {
-        self.who.task.clear();
-        self.who.task.push_str(task);
-        self.who.run = run;
-        if let Relay::File(lines) = &mut self.relay {
-            lines.begin_run();
-        }
+        self.name(task, run);
         let Some(path) = &self.raw else {
             return Ok((self.stdout.begin()?, self.stderr.begin()?));
         };
-        let file = open_raw(path).map_err(io::Error::other)?;
-        // Opened by itself: the task's own descriptor can only write.
-        self.written = match append::open_to_read(path) {
-            Ok(reader) => Some((reader, file.metadata()?.len())),
-            Err(_) => None,
-        };
-        let again = file.try_clone()?;
-        Ok((file.into(), again.into()))
+        let ends = raw_ends(path)?;
+        self.written = from_now_on(path);
+        Ok(ends)
     }
 
     /// The ends for a new worker's descriptors 1 and 2. What it says before its first run is its
@@ -159,42 +121,38 @@ impl Output {
         let Some(path) = &self.raw else {
             return Ok((self.stdout.begin_worker()?, self.stderr.begin_worker()?));
         };
-        let file = open_raw(path).map_err(io::Error::other)?;
-        let again = file.try_clone()?;
-        Ok((file.into(), again.into()))
+        raw_ends(path)
     }
 
     /// From now on what the worker says is said by this run. What it said before is not told of
     /// the run, but for one that has begun with the start of the worker.
     pub(super) fn begin_call(&mut self, task: &str, run: u64, fresh: bool) {
+        self.name(task, run);
+        for source in [&mut self.stdout, &mut self.stderr] {
+            source.turn_to_worker(fresh);
+        }
+        if let Some(path) = &self.raw {
+            self.written = from_now_on(path);
+        }
+    }
+
+    /// What is said from now on is said by this run.
+    fn name(&mut self, task: &str, run: u64) {
         self.who.task.clear();
         self.who.task.push_str(task);
         self.who.run = run;
         if let Relay::File(lines) = &mut self.relay {
             lines.begin_run();
         }
-        for source in [&mut self.stdout, &mut self.stderr] {
-            source.of_worker = true;
-            if !fresh {
-                source.tail.clear();
-            }
-        }
-        if let Some(path) = &self.raw {
-            let reader = append::open_to_read(path).ok();
-            self.written = reader.and_then(|reader| {
-                let length = reader.metadata().ok()?.len();
-                Some((reader, length))
-            });
-        }
     }
 
     /// The worker is gone: what it still said is read.
     pub(super) fn end_worker(&mut self) {
-        if self.stdout.worker.is_some() && self.stdout.of_worker {
+        if self.stdout.reads_worker() {
             self.pump();
         }
-        self.stdout.worker = None;
-        self.stderr.worker = None;
+        self.stdout.end_worker();
+        self.stderr.end_worker();
     }
 
     /// Whether the worker holds a file that was opened when it started.
@@ -206,14 +164,13 @@ impl Output {
     pub(super) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.stdout, &self.stderr]
             .into_iter()
-            .filter(|source| source.held.is_empty())
+            .filter(|source| !source.is_held())
             .filter_map(|source| source.open().map(AsFd::as_fd))
     }
 
     /// After which time [`Output::pump`] must be called though nothing is to be read.
     pub(super) fn look_again(&self) -> Option<Duration> {
-        let held = !self.stdout.held.is_empty() || !self.stderr.held.is_empty();
-        held.then_some(LOOK)
+        (self.stdout.is_held() || self.stderr.is_held()).then_some(LOOK)
     }
 
     /// Reads and relays what is there, a bounded amount.
@@ -237,7 +194,7 @@ impl Output {
             source.finish(&self.who, &mut self.relay);
         }
         self.relay.flush(&self.who);
-        Tails { stdout: self.stdout.tail.take(), stderr: self.stderr.tail.take() }
+        Tails { stdout: self.stdout.take_tail(), stderr: self.stderr.take_tail() }
     }
 
     /// What the master is to be told of lines that were lost: when that begins or is over, and of
@@ -289,130 +246,6 @@ impl Output {
     }
 }
 
-impl Source {
-    fn new(stream: Stream) -> Source {
-        let (tail, cutter) = (Tail::default(), Cutter::default());
-        let held = Vec::new();
-        Source {
-            stream,
-            pipe: None,
-            worker: None,
-            of_worker: false,
-            wide: false,
-            tail,
-            cutter,
-            held,
-        }
-    }
-
-    fn begin(&mut self) -> io::Result<OwnedFd> {
-        let (source, sink) = pipe::output_pipe()?;
-        self.pipe = Some(source);
-        self.of_worker = false;
-        self.wide = false;
-        Ok(sink)
-    }
-
-    fn begin_worker(&mut self) -> io::Result<OwnedFd> {
-        let (source, sink) = pipe::output_pipe()?;
-        self.worker = Some(source);
-        self.of_worker = true;
-        self.wide = false;
-        Ok(sink)
-    }
-
-    /// What is read from now.
-    fn open(&self) -> Option<&OwnedFd> {
-        if self.of_worker { self.worker.as_ref() } else { self.pipe.as_ref() }
-    }
-
-    fn close(&mut self) {
-        if self.of_worker {
-            self.worker = None;
-        } else {
-            self.pipe = None;
-        }
-    }
-
-    fn pump(&mut self, buffer: &mut [u8], who: &Speaker, relay: &mut Relay) {
-        self.offer_held(who, relay);
-        for _ in 0..TURNS {
-            if !self.held.is_empty() || self.read(buffer, who, relay) == 0 {
-                return;
-            }
-        }
-    }
-
-    /// Reads and relays one buffer full. 0: nothing is there.
-    fn read(&mut self, buffer: &mut [u8], who: &Speaker, relay: &mut Relay) -> usize {
-        let Some(pipe) = self.open() else { return 0 };
-        match pipe::read(pipe, buffer) {
-            pipe::Read::Bytes(count) => {
-                if !self.wide && count >= WIDE_AFTER {
-                    pipe::make_room(pipe, WIDE);
-                    self.wide = true;
-                }
-                self.tail.push(&buffer[..count]);
-                self.relay(&buffer[..count], who, relay);
-                return count;
-            }
-            pipe::Read::Empty => {}
-            pipe::Read::Closed => self.close(),
-        }
-        0
-    }
-
-    fn offer_held(&mut self, who: &Speaker, relay: &mut Relay) {
-        if !self.held.is_empty() {
-            let held = std::mem::take(&mut self.held);
-            self.relay(&held, who, relay);
-        }
-    }
-
-    fn relay(&mut self, bytes: &[u8], who: &Speaker, relay: &mut Relay) {
-        if matches!(relay, Relay::Nowhere) {
-            return;
-        }
-        let at = WallTime(clock::wall_ms());
-        let (piece, stream) = (relay.piece(), self.stream);
-        let mut emit = |line: &[u8], more: bool| relay.take(who, stream, line, more, at);
-        let taken = self.cutter.feed(bytes, piece, &mut emit);
-        self.held.extend_from_slice(&bytes[taken..]);
-    }
-
-    /// The end of a run: what is in the pipe now is its last words, whatever somebody who still
-    /// holds the other end adds. They may wait for the lane until the patience is used up.
-    fn read_rest(&mut self, buffer: &mut [u8], who: &Speaker, relay: &mut Relay) {
-        let mut left = self.open().map_or(0, pipe::waiting);
-        loop {
-            self.offer_held(who, relay);
-            if !self.held.is_empty() {
-                relay.wait(LOOK);
-                continue;
-            }
-            let most = left.min(buffer.len());
-            let count = if most == 0 { 0 } else { self.read(&mut buffer[..most], who, relay) };
-            if count == 0 {
-                break;
-            }
-            left -= count;
-        }
-        self.pipe = None;
-    }
-
-    /// What has no end of line is a line too.
-    fn finish(&mut self, who: &Speaker, relay: &mut Relay) {
-        let (at, stream) = (WallTime(clock::wall_ms()), self.stream);
-        loop {
-            let mut emit = |line: &[u8], more: bool| relay.take(who, stream, line, more, at);
-            if self.cutter.finish(&mut emit) {
-                return;
-            }
-            relay.wait(LOOK);
-        }
-    }
-}
-
 fn open_raw(path: &Path) -> Result<File, String> {
     let cannot = |cause: &io::Error| {
         format!("cannot open {}: {}", path.display(), crate::sys::error_text(cause))
@@ -420,6 +253,21 @@ fn open_raw(path: &Path) -> Result<File, String> {
     let file = append::open_append(path, MODE).map_err(|cause| cannot(&cause))?;
     append::make_waiting(&file).map_err(|cause| cannot(&cause))?;
     Ok(file)
+}
+
+/// A raw file as somebody's descriptors 1 and 2.
+fn raw_ends(path: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
+    let file = open_raw(path).map_err(io::Error::other)?;
+    let again = file.try_clone()?;
+    Ok((file.into(), again.into()))
+}
+
+/// A raw file to be read, since the task's own descriptor can only write, and where it ends now.
+/// `None` where its user may not read it.
+fn from_now_on(path: &Path) -> Option<(File, u64)> {
+    let reader = append::open_to_read(path).ok()?;
+    let end = reader.metadata().ok()?.len();
+    Some((reader, end))
 }
 
 /// The last bytes that were written since the run began.
