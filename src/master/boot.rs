@@ -128,7 +128,7 @@ pub(super) fn start(cli: &Cli) -> ! {
     let mut systemd = Systemd::new(&context.env);
     systemd.starting();
     let taken = takeover::take_lock(
-        &ground,
+        ground,
         &plan.config,
         cli.replace,
         (&context, &signals, &mut systemd),
@@ -136,7 +136,7 @@ pub(super) fn start(cli: &Cli) -> ! {
             tell(text);
         },
     );
-    let (lock, before) = match taken {
+    let (ground, lock, before) = match taken {
         Ok(taken) => taken,
         Err(Refused { text, exit }) => die(&text, exit),
     };
@@ -145,7 +145,7 @@ pub(super) fn start(cli: &Cli) -> ! {
     }
     let instance = instance_of(&ground.run_root_path);
     let groups = Groups::find(&instance, before);
-    let holder = Holder::of(&plan, &groups);
+    let holder = Holder::of(&plan, &ground, &groups);
     if let Err(cause) = holder.write(&lock) {
         tell(&format!("cannot describe myself in master.lock: {cause}"));
     }

@@ -179,6 +179,11 @@ impl ControlServer {
         (&self.listener, self.identity)
     }
 
+    /// Whether its file is where clients look for it.
+    pub fn is_in_place(&self) -> bool {
+        is_at(&self.path, self.identity)
+    }
+
     /// Whether an event with this token is for the server.
     pub fn owns(&self, token: u64) -> bool {
         token >= self.first_token

@@ -4,7 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `boot` | from the command line to a running master |
-//! | `ground`, `takeover` | its folders, its lock |
+//! | `ground`, `takeover`, `watch` | its folders, its lock, and what happens to them |
 //! | `turn` | the loop: one turn per wake-up |
 //! | `spawn`, `reap`, `strays`, `groups` | children: fork, wait, what they leave behind |
 //! | `log`, `logger` | what it says, and the process that writes it |
@@ -41,6 +41,7 @@ mod takeover;
 mod turn;
 mod upgrade;
 mod verbs;
+mod watch;
 mod wishes;
 
 use std::collections::BTreeMap;
@@ -75,6 +76,7 @@ use state::Saver;
 use strays::Strays;
 use systemd::Systemd;
 use upgrade::Upgrade;
+use watch::Watch;
 
 /// The program runner-master.
 pub fn main() -> ! {
@@ -181,6 +183,7 @@ struct Master {
     ground: Ground,
     /// Holds the record lock while this process lives.
     lock: File,
+    watch: Watch,
     instance: String,
     groups: Groups,
     host: String,
@@ -229,6 +232,7 @@ const SIGNALS: u64 = 0;
 const ALARM: u64 = 1;
 const CHECK_OUTPUT: u64 = 2;
 const LOGGER: u64 = 3;
+const GROUND: u64 = 4;
 const FIRST_LINK: u64 = 16;
 const FIRST_CONTROL: u64 = 1 << 40;
 
@@ -333,6 +337,7 @@ impl Master {
             plan,
             ground,
             lock,
+            watch: Watch::default(),
         };
         master.index_chains();
         master

@@ -20,7 +20,7 @@ use crate::checker::Plan;
 use crate::config::model::Config;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signals::{self, SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals};
-use crate::sys::{clock, fs, locks, poll};
+use crate::sys::{clock, fs, lockers, locks, poll, privileges, proc};
 
 /// exit(3) beside a running master.
 pub(super) const EXIT_RUNNING: i32 = 69;
@@ -32,7 +32,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 const MAX_HOLDER: u64 = 64 << 20;
 
 /// In the folder of locks.
-const LOCK: &str = "master.lock";
+pub(super) const LOCK: &str = "master.lock";
 
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -43,6 +43,9 @@ pub(super) struct Holder {
     /// The configuration file.
     #[serde(default)]
     pub(super) config: PathBuf,
+    /// The folder whose lock this is, without links: the file may be removed or moved away.
+    #[serde(default)]
+    pub(super) run_root: PathBuf,
     /// The largest drain_timeout of its chains, in milliseconds.
     #[serde(default)]
     pub(super) drain_ms: u64,
@@ -79,7 +82,7 @@ pub(super) struct Before {
 }
 
 impl Holder {
-    pub(super) fn of(plan: &Plan, groups: &Groups) -> Holder {
+    pub(super) fn of(plan: &Plan, ground: &Ground, groups: &Groups) -> Holder {
         let config = &plan.config;
         let accounts = plan.accounts.iter().filter_map(|(name, found)| {
             found.as_ref().ok().map(|account| (name.clone(), account.uid))
@@ -92,6 +95,7 @@ impl Holder {
         };
         Holder {
             config: config.file.clone(),
+            run_root: ground.run_root_path.clone(),
             drain_ms: largest(|chain| chain.drain_timeout),
             kill_ms: largest(|chain| chain.kill_timeout),
             cgroups: groups.own_path().map(Path::to_path_buf),
@@ -143,6 +147,16 @@ impl Before {
         let users = if unclean { holder.users } else { BTreeMap::new() };
         Before { cgroups, users, unclean }
     }
+
+    /// Of two masters.
+    fn and(mut self, other: Before) -> Before {
+        self.cgroups.extend(other.cgroups);
+        self.cgroups.sort_unstable();
+        self.cgroups.dedup();
+        self.users.extend(other.users);
+        self.unclean |= other.unclean;
+        self
+    }
 }
 
 /// Why there is no lock.
@@ -151,57 +165,121 @@ pub(super) struct Refused {
     pub(super) exit: i32,
 }
 
-/// Takes the master's lock, ending its holder where that is wanted. `say` tells people what is
-/// waited for. Returns the locked file and what the last holder left. Told to stop meanwhile, this
-/// process leaves; an upgrade that is asked for meanwhile is for the loop to come.
+/// Takes the master's lock, ending its holder where that is wanted, and a master before it whose lock
+/// was removed from its place. `say` tells people what is waited for. Returns the ground, the locked
+/// file in it and what the last holder left. Told to stop meanwhile, this process leaves; an upgrade
+/// that is asked for meanwhile is for the loop to come.
 pub(super) fn take_lock(
-    ground: &Ground,
+    mut ground: Ground,
     config: &Config,
     replace: bool,
     ear: (&StartContext, &Signals, &mut Systemd),
     say: &mut dyn FnMut(&str),
-) -> Result<(File, Before), Refused> {
+) -> Result<(Ground, File, Before), Refused> {
     let (context, signals, systemd) = ear;
     let cannot = |cause: &dyn std::fmt::Display| Refused {
-        text: format!("cannot take master.lock: {cause}"),
+        text: format!("cannot take {LOCK}: {cause}"),
         exit: crate::sys::fork::EXIT_OSERR,
     };
-    let missing = fs::read_small(&ground.locks, LOCK, 1)
-        .is_err_and(|cause| cause.kind() == std::io::ErrorKind::NotFound);
-    let lock = fs::open_or_create(&ground.locks, LOCK, 0o600).map_err(|e| cannot(&e))?;
+    let mut place = Place::open(&ground).map_err(|e| cannot(&e))?;
+    let mut older: Option<File> = None;
+    let mut left = Before::default();
     let mut ending: Option<Ending> = None;
     let mut upgrade = false;
     loop {
-        if locks::try_lock(&lock).map_err(|e| cannot(&e))? {
-            let first = missing && lock.metadata().is_ok_and(|found| found.len() == 0);
-            let before = if first { Before::default() } else { Before::of(Holder::read(&lock)) };
-            if upgrade {
-                signals::raise(SIGHUP);
-            }
-            return Ok((lock, before));
+        let mine = locks::try_lock(&place.lock).map_err(|e| cannot(&e))?;
+        if mine && !place.is_still(&ground) {
+            // Removed while it was waited for: nobody else would find it there.
+            ground = Ground::prepare(config).map_err(|problem| cannot(&problem))?;
+            place = Place::open(&ground).map_err(|e| cannot(&e))?;
+            continue;
         }
-        let Some(pid) = locks::holder(&lock).map_err(|e| cannot(&e))? else { continue };
+        if mine && older.is_none() {
+            older = find_older(&ground, say);
+            if older.is_none() {
+                let before = if place.is_new() {
+                    Before::default()
+                } else {
+                    Before::of(Holder::read(&place.lock))
+                };
+                if upgrade {
+                    signals::raise(SIGHUP);
+                }
+                return Ok((ground, place.lock, before.and(left)));
+            }
+        }
+        let lock = older.as_ref().filter(|_| mine).unwrap_or(&place.lock);
+        let Some(pid) = locks::holder(lock).map_err(|e| cannot(&e))? else {
+            if let Some(ended) = older.take_if(|_| mine) {
+                left = left.and(Before::of(Holder::read(&ended)));
+            }
+            continue;
+        };
         let me = i32::try_from(std::process::id()).unwrap_or(0);
         if pid <= 1 || pid == me {
             let text = format!("cannot replace the running master: its process is seen as {pid}");
             return Err(Refused { text, exit: EXIT_RUNNING });
         }
         if ending.as_ref().is_none_or(|ending| ending.pid != pid) {
-            let holder = Holder::read(&lock).unwrap_or_default();
+            let holder = Holder::read(lock).unwrap_or_default();
             may_replace(config, &holder, pid, replace)?;
             let held = PidFd::open(pid).map_err(|e| cannot(&e))?;
             // Held first, then looked at again: this is the holder or nobody.
-            let still = locks::holder(&lock).map_err(|e| cannot(&e))? == Some(pid);
+            let still = locks::holder(lock).map_err(|e| cannot(&e))? == Some(pid);
             let (Some(held), true) = (held, still) else { continue };
             say(&format!("replacing the running master, process {pid}"));
             held.signal(SIGQUIT).map_err(|e| cannot(&e))?;
             ending = Some(Ending::begin(pid, held, &holder));
         }
         if let Some(ending) = &mut ending {
-            upgrade |= ending.press(&lock, (context, signals), say).map_err(|e| cannot(&e))?;
+            upgrade |= ending.press(lock, (context, signals), say).map_err(|e| cannot(&e))?;
             systemd.handle_timeout(super::now());
         }
     }
+}
+
+/// The lock's file, as it is in its place.
+struct Place {
+    lock: File,
+    missing: bool,
+}
+
+impl Place {
+    fn open(ground: &Ground) -> std::io::Result<Place> {
+        let missing = fs::read_small(&ground.locks, LOCK, 1)
+            .is_err_and(|cause| cause.kind() == std::io::ErrorKind::NotFound);
+        Ok(Place { lock: fs::open_or_create(&ground.locks, LOCK, 0o600)?, missing })
+    }
+
+    fn is_still(&self, ground: &Ground) -> bool {
+        let path = ground.run_root_path.join("lock").join(LOCK);
+        fs::identity(&path).is_some_and(|found| fs::identity_of(&self.lock) == Some(found))
+    }
+
+    /// Nobody has had it before.
+    fn is_new(&self) -> bool {
+        self.missing && self.lock.metadata().is_ok_and(|found| found.len() == 0)
+    }
+}
+
+/// A master with this run_root whose lock is not the one in place any more: run_root was removed or
+/// moved away, and it could not make it anew (it is stopped, or this start came first).
+fn find_older(ground: &Ground, say: &mut dyn FnMut(&str)) -> Option<File> {
+    let run_root = &ground.run_root_path;
+    let held = lockers::held(|path| path.ends_with(Path::new("lock").join(LOCK)));
+    if let Err(cause) = &held {
+        say(&format!("cannot look for masters whose lock was removed: {cause}"));
+    }
+    let me = privileges::my_uid();
+    let is_older = |held: &lockers::Held| {
+        let said = Holder::read(&held.file).unwrap_or_default().run_root;
+        let is_here = match said.as_os_str().is_empty() {
+            true => held.path == run_root.join("lock").join(LOCK),
+            false => said == *run_root,
+        };
+        is_here && proc::uid_of(held.pid) == Some(me)
+    };
+    held.unwrap_or_default().into_iter().find(is_older).map(|held| held.file)
 }
 
 fn may_replace(config: &Config, holder: &Holder, pid: i32, replace: bool) -> Result<(), Refused> {
@@ -271,7 +349,7 @@ impl Ending {
 impl Master {
     /// Says in the lock file who holds it, or that nothing is left of who held it.
     pub(super) fn describe_myself(&self, ended: bool) {
-        let holder = Holder::of(&self.plan, &self.groups);
+        let holder = Holder::of(&self.plan, &self.ground, &self.groups);
         if let Err(cause) = (Holder { ended, ..holder }).write(&self.lock) {
             self.log.warn(&format!("cannot describe myself in {LOCK}: {cause}"));
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ALARM, CHECK_OUTPUT, Child, LOGGER, Master, Phase, SIGNALS, now, wall};
+use super::{ALARM, CHECK_OUTPUT, Child, GROUND, LOGGER, Master, Phase, SIGNALS, now, wall};
 use crate::config::model::{Level, Transport};
 use crate::policy::notices::Deed;
 use crate::policy::supervisor::Action;
@@ -23,6 +23,7 @@ impl Master {
     pub(super) fn live(mut self) -> ! {
         // Signals and children may have come before the loop watched for them.
         self.reap_children();
+        self.watch_ground();
         // The plan and the handover were decoded; the chains are forked from here on.
         give_memory_back();
         loop {
@@ -65,6 +66,7 @@ impl Master {
             ALARM => self.alarm.clear(),
             CHECK_OUTPUT => self.read_check_output(),
             LOGGER => self.hear_logger(),
+            GROUND => self.ground_changed(),
             _ if self.control.as_ref().is_some_and(|control| control.owns(token)) => {
                 self.serve_control(token);
             }
@@ -198,6 +200,7 @@ impl Master {
             self.upgrade.next_timeout(),
             self.saver.next_timeout(),
             self.logger_at,
+            self.watch.retry_at,
             self.systemd.next_timeout(),
             self.pauses.values().min().copied(),
         ]
@@ -223,6 +226,9 @@ impl Master {
         if self.logger_at.is_some_and(|at| at <= now) {
             self.logger_at = None;
             self.start_logger();
+        }
+        if self.watch.retry_at.is_some_and(|at| at <= now) {
+            self.mend_ground();
         }
         self.systemd.handle_timeout(now);
         self.end_pauses(now);

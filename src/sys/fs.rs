@@ -128,6 +128,12 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
+/// As [`identity`], of an open file.
+pub fn identity_of(file: &File) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// Takes away what a process that was killed in the midst of [`replace`] left in a folder. Only for
 /// a moment at which nobody replaces anything there.
 ///

@@ -11,6 +11,7 @@ pub mod fork;
 pub mod fs;
 mod launcher;
 pub mod limits;
+pub mod lockers;
 pub mod locks;
 pub mod memfd;
 pub mod oom;
@@ -28,6 +29,7 @@ pub mod spawn;
 pub mod terminal;
 pub mod tree;
 pub mod wait;
+pub mod watch;
 
 /// A system error for people: "No such file or directory", without the number that Rust adds.
 pub fn error_text(cause: &std::io::Error) -> String {
