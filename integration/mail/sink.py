@@ -4,6 +4,7 @@
     sink = Sink(tls="start", cert=pair)  # STARTTLS; tls="wrap": TLS from the first byte
     sink.modes = {"RCPT": "550 no such user"}   # answer to a command instead of the usual one
     sink.messages                      # [(sender, [recipients], bytes)], in order of arrival
+    sink.held                          # how often somebody met SILENT or SLOW
     sink.commands                      # every line that came in, TLS or not: (encrypted, text)
 
 Answers by the word of the command (`banner`, `EHLO`, `AUTH`, `MAIL`, `RCPT`, `DATA`, and `DATA.` for
@@ -28,7 +29,7 @@ class Sink:
     def __init__(self, tls=None, cert=None, port=0, auth=None, inject=b"", offer_tls=True):
         self.tls, self.cert, self.auth, self.inject = tls, cert, auth, inject
         self.offer_tls = offer_tls
-        self.modes, self.messages, self.commands, self.connections = {}, [], [], 0
+        self.modes, self.messages, self.commands, self.connections, self.held = {}, [], [], 0, 0
         self._port, self._open, self._stop = port, [], threading.Event()
         self._listener = None
         self.up()
@@ -172,6 +173,8 @@ class Session:
         self._last = answer if isinstance(answer, str) else None
         if answer is None:
             return False
+        if answer in (SILENT, SLOW):
+            self.sink.held += 1
         if answer is SILENT:
             self.stop.wait()
             return False
