@@ -2,8 +2,20 @@
 //! better is. A user can forge them and a program can drop them, so they are looked for with the
 //! chain's own rights, and what they find is a help and no proof.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::sys::account::Account;
 use crate::sys::fork::Pid;
-use crate::sys::proc;
+use crate::sys::pidfd::PidFd;
+use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM};
+use crate::sys::{clock, poll, privileges, proc};
+
+/// How long marked processes have before they are killed, and again before they are given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A look at something that is waited for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a chain's processes carry.
 #[derive(Debug, Clone, Copy)]
@@ -23,5 +35,50 @@ impl Marks<'_> {
         proc::uid_of(pid) == Some(self.uid)
             && mark("RUNNER_CHAIN").is_some_and(|chain| chain == self.chain)
             && mark("RUNNER_INSTANCE").is_some_and(|instance| instance == self.instance)
+    }
+
+    /// Becomes that user for good and ends the processes that carry them but for what is kept: they
+    /// are asked to, waited for, then killed. Only those that were there before this process: the
+    /// chain may have come back meanwhile. Without the right to be that user nothing is done.
+    pub(crate) fn end_all(self, kept: &BTreeSet<Pid>) {
+        let is_allowed = if privileges::is_root() {
+            Account::by_id(self.uid).and_then(|account| privileges::drop_to(&account)).is_ok()
+        } else {
+            privileges::my_uid() == self.uid
+        };
+        if !is_allowed {
+            return;
+        }
+        let me = i32::try_from(std::process::id()).unwrap_or(0);
+        let begun = proc::start_time(me);
+        let is_old = |pid: &Pid| {
+            *pid != me
+                && proc::start_time(*pid) <= begun
+                && self.are_on(*pid)
+                && !proc::is_or_descends_from(*pid, kept)
+        };
+        let start = clock::monotonic();
+        let (mut asked, mut killed) = (false, false);
+        loop {
+            let left: Vec<Pid> =
+                proc::pids().map(|pids| pids.filter(is_old).collect()).unwrap_or_default();
+            let waited = clock::monotonic().saturating_sub(start);
+            if left.is_empty() || waited > PATIENCE.saturating_add(PATIENCE) {
+                return;
+            }
+            let signal = if waited > PATIENCE { SIGKILL } else { SIGTERM };
+            if !asked || (signal == SIGKILL && !killed) {
+                for pid in left {
+                    if let Ok(Some(held)) = PidFd::open(pid)
+                        && is_old(&pid)
+                    {
+                        let _ = held.signal(signal);
+                        let _ = held.signal(SIGCONT);
+                    }
+                }
+                (asked, killed) = (true, signal == SIGKILL);
+            }
+            let _ = poll::wait_readable(&[], Some(LOOK));
+        }
     }
 }

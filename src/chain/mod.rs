@@ -51,6 +51,8 @@ pub struct Setup<'a> {
     pub chain: &'a Chain,
     /// Who it becomes; `None`: looked up here, where waiting for a name service harms nobody.
     pub account: Option<&'a Account>,
+    /// Its name is looked up once more, for that was long ago.
+    pub look_again: bool,
     /// The master.
     pub master: i32,
     /// Its end of the pair.
@@ -72,6 +74,8 @@ pub struct Setup<'a> {
     /// Whether orphans are looked for by their marks: the master before this one did not end as it
     /// should, and no process of this chain was ready since.
     pub search: bool,
+    /// The user that its processes had under that master.
+    pub former_uid: Option<u32>,
     /// Where it goes on: the next task and the end of the pause before it.
     pub resume: Option<(&'a str, Option<Timestamp>)>,
 }

@@ -19,12 +19,13 @@ use crate::config::model::{self, Chain, GroupSpec, IoNice, Leftovers, Scheduler,
 use crate::logger::link;
 use crate::sys::account::{Account, Who, resolve};
 use crate::sys::cgroup::Cgroup;
-use crate::sys::fork::{EXIT_OSERR, Pid, keep_only, leave, new_session};
+use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, keep_only, leave, new_session};
 use crate::sys::pidfd::PidFd;
 use crate::sys::priorities::Priorities;
 use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
 use crate::sys::signals::{SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals};
 use crate::sys::spawn::reserve_low_descriptors;
+use crate::sys::wait::{self, Change, Reaped};
 use crate::sys::{clock, fs, locks, poll, proc, stdio};
 
 /// What is left of the way into a chain.
@@ -94,7 +95,12 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
     taking.write_pidfile()?;
     let looked_up;
     let account = match setup.account {
-        Some(account) => account,
+        Some(account) => {
+            if setup.look_again {
+                taking.look_again(account)?;
+            }
+            account
+        }
         None => {
             looked_up = look_up(chain)?;
             &looked_up
@@ -118,6 +124,9 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
         umask: chain.umask,
         no_new_privs: chain.no_new_privs,
     };
+    if let Some(former) = setup.former_uid.filter(|former| setup.search && *former != account.uid) {
+        taking.end_marked_of(former, &kept)?;
+    }
     drop_privileges(&identity, setup.master)?;
     if setup.search {
         taking.end_marked(account.uid, &kept)?;
@@ -156,17 +165,20 @@ impl Taking<'_, '_> {
             if holder <= 1 {
                 return Err(cannot(&"its holder cannot be seen from here"));
             }
-            if !told {
-                self.say(format!("waiting for process {holder} of an earlier master to end"));
-                told = true;
-            }
-            if clock::monotonic() >= deadline {
+            let late = clock::monotonic() >= deadline;
+            if !told || late {
                 let held = PidFd::open(holder).map_err(|cause| cannot(&cause))?;
                 let still = locks::holder(&file).map_err(|cause| cannot(&cause))? == Some(holder);
-                if let (Some(held), true) = (held, still) {
+                let (Some(held), true) = (held, still) else { continue };
+                if late {
                     self.say(format!("killing process {holder} of an earlier master"));
                     let _ = held.signal(SIGKILL);
                     let _ = held.wait(Duration::from_secs(1));
+                } else {
+                    self.say(format!("waiting for process {holder} of an earlier master to end"));
+                    // One that was stopped has not yet heard of its master's death.
+                    let _ = held.signal(SIGCONT);
+                    told = true;
                 }
             }
             self.pause();
@@ -207,6 +219,25 @@ impl Taking<'_, '_> {
         let entered = root.group(&self.setup.chain.name).and_then(|group| group.enter());
         if let Err(cause) = entered {
             self.reports.say("warning", format!("cannot use a control group: {cause}"));
+        }
+    }
+
+    /// Between the check and now a user may have been deleted, and its number given to another one: no
+    /// process starts as whoever has it now. With a name service that fails it stays as it was checked.
+    fn look_again(&mut self, checked: &Account) -> Result<(), String> {
+        let UserSpec::Name(name) = &self.setup.chain.user else { return Ok(()) };
+        match Account::by_name(name) {
+            Ok(Some(found)) if found.uid == checked.uid => Ok(()),
+            Ok(Some(found)) => Err(format!(
+                "cannot start: user {name:?} was {} when the configuration was read and is {} now; \
+                 reload to run it as that",
+                checked.uid, found.uid
+            )),
+            Ok(None) => Err(format!("cannot start: there is no user {name:?} any more")),
+            Err(problem) => {
+                self.reports.say("warning", format!("{problem}; going on as user {}", checked.uid));
+                Ok(())
+            }
         }
     }
 
@@ -271,6 +302,34 @@ impl Taking<'_, '_> {
             }
             self.pause();
         }
+    }
+
+    /// As [`Taking::end_marked`], for the user that the chain had under the master before: a child
+    /// looks for them with that one's rights.
+    fn end_marked_of(&mut self, uid: u32, kept: &BTreeSet<Pid>) -> Result<(), String> {
+        let marked = self.marked(uid, kept);
+        if marked.is_empty() {
+            return Ok(());
+        }
+        self.say(format!("ending {} processes of an earlier run as user {uid}", marked.len()));
+        let (chain, instance) = (self.setup.chain.name.as_str(), self.setup.instance);
+        let child = fork_child(|| {
+            new_session();
+            keep_only(&[]);
+            Marks { chain, instance, uid }.end_all(kept);
+            leave(0)
+        })
+        .map_err(|cause| format!("cannot end processes of an earlier run: {cause}"))?;
+        while !matches!(
+            wait::reap(false),
+            Ok(Reaped::One(Change::Exited(pid, _) | Change::Killed(pid, _))) if pid == child
+        ) {
+            self.pause();
+        }
+        if self.marked(uid, kept).is_empty() {
+            return Ok(());
+        }
+        Err("cannot start: processes of an earlier run do not end".to_owned())
     }
 
     fn marked(&self, uid: u32, kept: &BTreeSet<Pid>) -> Vec<i32> {

@@ -9,12 +9,9 @@ use std::time::Duration;
 use super::takeover::Before;
 use super::{Child, Master};
 use crate::chain::marks::Marks;
-use crate::sys::account::Account;
 use crate::sys::cgroup::{Cgroup, CgroupRoot};
-use crate::sys::fork::{Pid, fork_child, keep_only, leave, new_session};
-use crate::sys::pidfd::PidFd;
-use crate::sys::signals::{SIGKILL, SIGTERM};
-use crate::sys::{clock, poll, privileges, proc};
+use crate::sys::fork::{fork_child, keep_only, leave, new_session};
+use crate::sys::{clock, poll};
 
 /// How long what is in an old group has before it is killed, and again before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -88,14 +85,7 @@ impl Master {
         let forked = fork_child(|| {
             new_session();
             keep_only(&[]);
-            let is_allowed = if privileges::is_root() {
-                Account::by_id(uid).and_then(|account| privileges::drop_to(&account)).is_ok()
-            } else {
-                privileges::my_uid() == uid
-            };
-            if is_allowed {
-                end_marked(marks);
-            }
+            marks.end_all(&BTreeSet::new());
             leave(0)
         });
         match forked {
@@ -134,37 +124,6 @@ impl Master {
             }
             Err(cause) => self.log.error(&format!("cannot end old processes: {cause}")),
         }
-    }
-}
-
-/// Ends processes with the marks of a chain that left the file, with that chain's rights: they are
-/// asked to, waited for, then killed. Only those that were there before this process: a chain of that
-/// name may come back.
-fn end_marked(marks: Marks<'_>) {
-    let me = i32::try_from(std::process::id()).unwrap_or(0);
-    let begun = proc::start_time(me);
-    let is_old = |pid: &Pid| *pid != me && proc::start_time(*pid) <= begun && marks.are_on(*pid);
-    let start = clock::monotonic();
-    let (mut asked, mut killed) = (false, false);
-    loop {
-        let left: Vec<Pid> =
-            proc::pids().map(|pids| pids.filter(is_old).collect()).unwrap_or_default();
-        let waited = clock::monotonic().saturating_sub(start);
-        if left.is_empty() || waited > PATIENCE.saturating_add(PATIENCE) {
-            return;
-        }
-        let signal = if waited > PATIENCE { SIGKILL } else { SIGTERM };
-        if !asked || (signal == SIGKILL && !killed) {
-            for pid in left {
-                if let Ok(Some(held)) = PidFd::open(pid)
-                    && is_old(&pid)
-                {
-                    let _ = held.signal(signal);
-                }
-            }
-            (asked, killed) = (true, signal == SIGKILL);
-        }
-        let _ = poll::wait_readable(&[], Some(LOOK));
     }
 }
 

@@ -178,6 +178,8 @@ impl Senses {
 struct Master {
     context: StartContext,
     plan: Plan,
+    /// When it was checked, more or less.
+    plan_since: Timestamp,
     /// Where each chain of the plan stands in its list.
     index: BTreeMap<String, usize>,
     ground: Ground,
@@ -338,6 +340,7 @@ impl Master {
             ground,
             lock,
             watch: Watch::default(),
+            plan_since: now(),
         };
         master.index_chains();
         master

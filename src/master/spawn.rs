@@ -1,6 +1,7 @@
 //! Making chain processes and signalling them: each is forked without exec and never returns here.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use super::{Child, Link, Master, now};
 use crate::chain::{self, Setup};
@@ -9,6 +10,10 @@ use crate::sys::fork::fork_child;
 use crate::sys::poll::Interest;
 use crate::sys::socket;
 use crate::sys::wait::signal_child;
+
+/// How long after the check a chain's user is taken for who it was: all chains of a start or an upgrade
+/// are not to ask the name service at once.
+const LOOKED_UP_JUST_NOW: Duration = Duration::from_secs(10);
 
 impl Master {
     /// Forks a chain's process; a failure is an event with backoff.
@@ -33,6 +38,7 @@ impl Master {
         let setup = Setup {
             chain,
             account,
+            look_again: now() >= self.plan_since + LOOKED_UP_JUST_NOW,
             master: i32::try_from(std::process::id()).unwrap_or(0),
             reports: theirs,
             run_root: &self.ground.run_root,
@@ -43,6 +49,7 @@ impl Master {
             cgroups: self.groups.own.as_ref(),
             old_cgroups: &self.groups.old,
             search: self.groups.unclean && !slot.is_some_and(|slot| slot.was_ready),
+            former_uid: self.groups.users.get(name).copied(),
             resume: resume.as_ref().map(|resume| (resume.next.as_str(), resume.until)),
         };
         let pid = match fork_child(|| chain::run(setup)) {
