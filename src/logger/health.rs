@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::sys::{clock, socket};
+use crate::sys::socket;
 use crate::wire::log::{SinkState, Trouble};
 
 /// After which a write that has not come back counts as blocked.
@@ -48,18 +48,42 @@ impl Health {
 /// Whether records get written while some wait.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    written: u64,
-    since: Duration,
+    /// What had been written when the last thing moved, and when that was; `None` while nothing
+    /// waits: how long there was nothing to write says nothing.
+    moved: Option<(u64, Duration)>,
 }
 
 impl Pace {
-    /// With `waiting` records and so many `written` ever: since when nothing moves, once that is
+    /// With `waiting` records and so many `written` ever at `now`: whether nothing has moved for
     /// too long.
-    pub(super) fn is_stuck(&mut self, waiting: usize, written: u64) -> bool {
-        let now = clock::monotonic();
-        if waiting == 0 || written != self.written || self.since.is_zero() {
-            *self = Pace { written, since: now };
+    pub(super) fn is_stuck(&mut self, waiting: usize, written: u64, now: Duration) -> bool {
+        if waiting == 0 {
+            self.moved = None;
+            return false;
         }
-        now.saturating_sub(self.since) >= BLOCKED
+        let (_, since) = *match &mut self.moved {
+            Some(moved) if moved.0 == written => moved,
+            moved => moved.insert((written, now)),
+        };
+        now.saturating_sub(since) >= BLOCKED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_after_a_long_rest_is_not_one_that_waits_long() {
+        let mut pace = Pace::default();
+        let at = Duration::from_secs;
+        assert!(!pace.is_stuck(0, 1, at(1)));
+        assert!(!pace.is_stuck(1, 1, at(100)), "it has just come");
+        assert!(!pace.is_stuck(1, 1, at(102)));
+        assert!(!pace.is_stuck(2, 2, at(104)), "one was written");
+        assert!(!pace.is_stuck(2, 2, at(106)));
+        assert!(pace.is_stuck(2, 2, at(107)));
+        assert!(!pace.is_stuck(0, 4, at(108)));
+        assert!(!pace.is_stuck(1, 4, at(200)));
     }
 }

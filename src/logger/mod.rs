@@ -33,7 +33,7 @@ pub use rotate::RotatingFile;
 use crate::config::model::Log;
 use crate::sys::account::Account;
 use crate::sys::signals::{self, Signals};
-use crate::sys::{append, fork, poll, privileges, socket};
+use crate::sys::{append, clock, fork, poll, privileges, socket};
 use crate::wire::log::{MAX_RECORD, OutputLine, Record, Trouble};
 use crate::wire::safe;
 use health::{Health, Pace};
@@ -177,7 +177,8 @@ impl<'a> Logger<'a> {
                 // Nobody sends any more and the sink takes nothing: what is left is lost.
                 return false;
             }
-            if self.pace.is_stuck(waiting, self.shared.written.load(Ordering::Relaxed)) {
+            let written = self.shared.written.load(Ordering::Relaxed);
+            if self.pace.is_stuck(waiting, written, clock::monotonic()) {
                 let whose = self.target.try_lock().map_or_else(
                     |_| "the log".to_owned(),
                     |target| target.path().display().to_string(),
