@@ -5,11 +5,16 @@
 use std::path::Path;
 
 use super::accounts::{Resolved, at};
-use super::trust::{only_roots, shell_word, walk};
+use super::trust::{only_roots, shell_word, walk, walk_shared};
 use crate::config::model::{LogTarget, Output, Transport};
 use crate::config::{Checked, Place, Problem, Unreadable};
+use crate::sys::account::group_id;
 use crate::sys::fs::{is_remote, open_folder};
 use crate::sys::privileges::is_root;
+
+/// With whom root shares /var/mail: the programs that deliver to users. A Maildir there is written
+/// with the mail account's rights, so what they could do to it costs nothing of root's.
+const MAIL_GROUP: &str = "mail";
 
 /// Looks at run_root, state_root, spool and Maildir as far as they exist, and at the files that are
 /// opened with root's rights.
@@ -21,7 +26,7 @@ pub(super) fn check(checked: &Checked, resolved: &Resolved) -> Vec<Problem> {
         problems.push(problem.maybe_help(fault.help));
     };
     for (field, path) in [("run_root", &config.run_root), ("state_root", &config.state_root)] {
-        if let Err(fault) = folder(path, &[0]) {
+        if let Err(fault) = folder(path, &[0], None) {
             tell(field, fault);
         }
     }
@@ -33,11 +38,11 @@ pub(super) fn check(checked: &Checked, resolved: &Resolved) -> Vec<Problem> {
     if let (Some(mail), Some(mailer)) = (&config.mail, &resolved.mail) {
         // Both are made by the mailer while it still is root.
         let owners = [0, mailer.uid];
-        if let Err(fault) = folder(&mail.spool, &owners) {
+        if let Err(fault) = folder(&mail.spool, &owners, None) {
             tell("mail.spool", fault);
         }
         if let Transport::Maildir(path) = &mail.transport
-            && let Err(fault) = folder(path, &owners)
+            && let Err(fault) = folder(path, &owners, group_id(MAIL_GROUP).ok().flatten())
         {
             tell("mail.transport", fault);
         }
@@ -86,8 +91,9 @@ fn roots_file(path: &Path) -> Result<(), Unreadable> {
     }
 }
 
-/// As root: whether a folder is safe to use, or to make. `owners` may own its last part.
-fn folder(path: &Path, owners: &[u32]) -> Result<(), Unreadable> {
+/// As root: whether a folder is safe to use, or to make. `owners` may own its last part, and
+/// `group` may write the folders above it.
+fn folder(path: &Path, owners: &[u32], group: Option<u32>) -> Result<(), Unreadable> {
     use std::os::unix::fs::MetadataExt;
     if !is_root() {
         return match std::fs::metadata(path) {
@@ -95,7 +101,7 @@ fn folder(path: &Path, owners: &[u32]) -> Result<(), Unreadable> {
             _ => Ok(()),
         };
     }
-    let walked = walk(path)?;
+    let walked = walk_shared(path, group)?;
     if !walked.exists {
         return Ok(());
     }

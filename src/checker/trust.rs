@@ -32,10 +32,22 @@ pub(super) struct Walked {
 /// The first thing that somebody else can change, with the command that mends it; or that the
 /// path cannot be walked.
 pub(super) fn walk(path: &Path) -> Result<Walked, Unreadable> {
+    walk_shared(path, None)
+}
+
+/// The same below folders that root may share with the members of `group`.
+///
+/// # Errors
+/// As [`walk`].
+pub(super) fn walk_shared(path: &Path, group: Option<u32>) -> Result<Walked, Unreadable> {
+    let roots = |path: &Path, found: &Metadata| match group {
+        Some(group) if found.gid() == group && found.mode() & 0o002 == 0 => roots_own(path, found),
+        _ => only_roots(path, found),
+    };
     let mut parts: VecDeque<OsString> = names(path);
     let mut at = PathBuf::from("/");
     let mut links = 0;
-    only_roots(&at, &look(&at)?)?;
+    roots(&at, &look(&at)?)?;
     while let Some(part) = parts.pop_front() {
         if part == ".." {
             at.pop();
@@ -71,7 +83,7 @@ pub(super) fn walk(path: &Path) -> Result<Walked, Unreadable> {
             if !found.is_dir() {
                 return Err(cannot("read", path, &format!("{} is no folder", next.display())));
             }
-            only_roots(&next, &found)?;
+            roots(&next, &found)?;
         }
         at = next;
     }
@@ -98,9 +110,7 @@ fn look(path: &Path) -> Result<Metadata, Unreadable> {
 /// # Errors
 /// Why not, with the command that mends it.
 pub(super) fn only_roots(path: &Path, found: &Metadata) -> Result<(), Unreadable> {
-    if found.uid() != 0 {
-        return Err(not_roots(path, found, "chown root"));
-    }
+    roots_own(path, found)?;
     let sticky = found.is_dir() && found.mode() & STICKY != 0;
     if found.mode() & 0o022 != 0 && !sticky {
         return Err(Unreadable {
@@ -113,6 +123,10 @@ pub(super) fn only_roots(path: &Path, found: &Metadata) -> Result<(), Unreadable
         });
     }
     Ok(())
+}
+
+fn roots_own(path: &Path, found: &Metadata) -> Result<(), Unreadable> {
+    if found.uid() == 0 { Ok(()) } else { Err(not_roots(path, found, "chown root")) }
 }
 
 fn not_roots(path: &Path, found: &Metadata, mend: &str) -> Unreadable {
@@ -193,6 +207,24 @@ mod tests {
         chown(&open, Some(1), None).unwrap();
         let refused = walk(&file).unwrap_err();
         assert_eq!(refused.help.unwrap(), format!("chown root {}", open.display()));
+    }
+
+    #[test]
+    fn a_folder_that_root_shares_with_a_group_is_trusted_where_that_group_is() {
+        let Some(folder) = roots_folder() else { return };
+        let shared = folder.path().join("mail");
+        fs::create_dir(&shared).unwrap();
+        chown(&shared, None, Some(8)).unwrap();
+        mode(&shared, 0o2775);
+        let maildir = shared.join("runner");
+        assert!(walk_shared(&maildir, Some(8)).is_ok());
+        assert!(walk_shared(&maildir, Some(9)).is_err(), "another group");
+        assert!(walk_shared(&maildir, None).is_err());
+        mode(&shared, 0o2777);
+        assert!(walk_shared(&maildir, Some(8)).is_err(), "everybody");
+        mode(&shared, 0o2775);
+        chown(&shared, Some(1), None).unwrap();
+        assert!(walk_shared(&maildir, Some(8)).is_err(), "it is not root's");
     }
 
     #[test]

@@ -41,10 +41,8 @@ pub(super) fn prepare_spool(path: &Path, account: Option<&Account>) -> Result<()
         Some(account) => (account.uid, account.gid, account.name.clone()),
         None => (effective_uid(), 0, effective_uid().to_string()),
     };
-    let mine = effective_uid();
-    // An empty private folder of ours: just made, or left so by a crash between the two steps.
-    let fresh = made || (mode == 0o700 && folder.names(1).is_ok_and(|names| names.is_empty()));
-    if owner == mine && owner != uid && fresh {
+    // Just made, or left so by a crash between the two steps.
+    if owner == effective_uid() && owner != uid && (made || is_as_made(&folder)) {
         return folder.give_to(uid, gid).map_err(|cause| fail(&cause.to_string()));
     }
     let shown = path.display();
@@ -64,10 +62,19 @@ pub(super) fn prepare_maildir(transport: &Transport, account: Option<&Account>) 
     let Transport::Maildir(path) = transport else { return };
     if let (Ok(true), Some(account)) = (make_folder(path), account)
         && let Ok(folder) = Folder::open(path)
+        && is_as_made(&folder)
     {
         // A failure shows at the first delivery.
         let _ = folder.give_to(account.uid, account.gid);
     }
+}
+
+/// An empty private folder of ours, and not what somebody put in its place.
+fn is_as_made(folder: &Folder) -> bool {
+    folder
+        .owner_and_mode()
+        .is_ok_and(|(owner, mode)| owner == effective_uid() && mode & 0o777 == 0o700)
+        && folder.names(1).is_ok_and(|names| names.is_empty())
 }
 
 /// `Ok(true)`: it was missing and was made, with mode 0700.
