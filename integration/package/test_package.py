@@ -1,6 +1,6 @@
 """The Debian package in a fresh Debian: built, linted, installed, started, upgraded in place, purged.
 
-The root is made by mmdebstrap from Debian's mirror (a minute, once: it stays in target/fresh-root) and is
+The root is made by mmdebstrap from Debian's mirror (a minute, once: it stays in target/) and is
 the lower layer of an overlay in a mount and pid namespace, so each story begins with it as it was and
 nothing reaches this machine. Where no mirror can be reached the lower layer is this machine, which is
 said. Needs root, cargo-deb and lintian.
@@ -8,15 +8,13 @@ said. Needs root, cargo-deb and lintian.
 
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 
-PROJECT = pathlib.Path(__file__).resolve().parents[2]
-FRESH = PROJECT / "target/fresh-root"
-BUILD_LIMIT = 600
+from room import PROJECT, build, fresh_root
+
 STORY_LIMIT = 180
 
 # Runs as process 1 of the namespaces; "$1" is the scratch folder, the rest runs inside.
@@ -134,36 +132,14 @@ everything | diff /tmp/before - >&2 || fail "the purge left something"
 """
 
 
-def build():
-    subprocess.run(
-        [PROJECT / "packaging/build-deb.sh", "--quick"],
-        check=True, stdout=subprocess.PIPE, timeout=BUILD_LIMIT)
-    return max((PROJECT / "target/debian").glob("*.deb"), key=os.path.getmtime)
-
-
-def fresh_root():
-    """A minimal Debian with what the package depends on."""
-    if (FRESH / "complete").exists():
-        return FRESH
-    shutil.rmtree(FRESH, ignore_errors=True)
-    FRESH.mkdir(parents=True)
-    done = subprocess.run(
-        ["mmdebstrap", "--variant=minbase", "--mode=root", "--aptopt=Acquire::Languages \"none\"",
-         "--include=systemd-standalone-sysusers,systemd-standalone-tmpfiles,logrotate", "bookworm", FRESH],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
-    if done.returncode != 0:
-        print(f"no fresh root, so this machine's: {done.stdout[-1000:]}", file=sys.stderr)
-        return pathlib.Path("/")
-    (FRESH / "complete").touch()
-    return FRESH
-
-
 @unittest.skipIf(os.geteuid() != 0, "needs root")
 class Package(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.deb = build()
-        cls.root = fresh_root()
+        # Without systemd; where no root can be made, this machine's.
+        wanted = ["systemd-standalone-sysusers", "systemd-standalone-tmpfiles", "logrotate"]
+        cls.root = fresh_root("fresh-root", wanted) or pathlib.Path("/")
 
     def story(self, story):
         scratch = tempfile.mkdtemp()

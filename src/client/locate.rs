@@ -1,6 +1,7 @@
 //! Where the master's socket is: `--run-root`, or `run_root` of the configuration. Only that one
 //! field is read: a file whose other parts are wrong must not keep an operator from the master
-//! that still runs.
+//! that still runs. Where the file is broken before that field, the master that would live at the
+//! place for such files is asked whether it runs this one.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::talk::Failure;
+use super::talk::{Failure, Master};
+use crate::config::top_text;
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -29,7 +31,7 @@ struct JustRunRoot {
 /// The run_root of the configuration `config`.
 ///
 /// # Errors
-/// When the file cannot be read or is not RON.
+/// When the file cannot be read, or is not RON and says nothing of its master.
 pub fn run_root(config: &Path) -> Result<PathBuf, Failure> {
     let remedy = "give the master's run_root with --run-root";
     let failed = |cause: &dyn std::fmt::Display| {
@@ -40,18 +42,32 @@ pub fn run_root(config: &Path) -> Result<PathBuf, Failure> {
     let owner = file.metadata().map_err(|cause| failed(&cause))?.uid();
     let mut text = String::new();
     file.take(MAX_CONFIG).read_to_string(&mut text).map_err(|cause| failed(&cause))?;
-    match said(&text).map_err(|cause| failed(&cause))? {
-        Some(run_root) => {
-            // A relative one starts at the folder of the file itself, not of a link to it.
-            let real = std::fs::canonicalize(config).map_err(|cause| failed(&cause))?;
-            Ok(real.parent().unwrap_or(Path::new("/")).join(run_root))
+    // A relative one starts at the folder of the file itself, not of a link to it.
+    let real = std::fs::canonicalize(config).map_err(|cause| failed(&cause))?;
+    let in_folder = |run_root| real.parent().unwrap_or(Path::new("/")).join(run_root);
+    // A configuration of root's is for the system's master, whoever asks.
+    let usual = || match owner {
+        0 => Some(PathBuf::from(SYSTEM_RUN_ROOT)),
+        _ => std::env::var_os("XDG_RUNTIME_DIR").map(|folder| Path::new(&folder).join("runner")),
+    };
+    match said(&text) {
+        Ok(Some(run_root)) => Ok(in_folder(run_root)),
+        Ok(None) => {
+            usual().ok_or_else(|| failed(&"it names no run_root and XDG_RUNTIME_DIR is not set"))
         }
-        // A configuration of root's is for the system's master, whoever asks.
-        None if owner == 0 => Ok(PathBuf::from(SYSTEM_RUN_ROOT)),
-        None => std::env::var_os("XDG_RUNTIME_DIR")
-            .map(|folder| Path::new(&folder).join("runner"))
-            .ok_or_else(|| failed(&"it names no run_root and XDG_RUNTIME_DIR is not set")),
+        Err(broken) => match top_text(&text, "run_root") {
+            Some(run_root) => Ok(in_folder(run_root.into())),
+            None => usual().filter(|place| runs(place, &real)).ok_or_else(|| failed(&broken)),
+        },
     }
+}
+
+/// Whether the master there says that `config` is its file.
+fn runs(run_root: &Path, config: &Path) -> bool {
+    let status = Master::at(run_root).status(&[]);
+    status.is_ok_and(|status| {
+        std::fs::canonicalize(status.master.config).is_ok_and(|of_it| of_it == config)
+    })
 }
 
 fn said(text: &str) -> Result<Option<PathBuf>, String> {
@@ -79,6 +95,17 @@ mod tests {
         assert_eq!(said(text).unwrap(), Some(PathBuf::from("/run/elsewhere")));
         assert_eq!(said("(chains: [])").unwrap(), None);
         assert!(said("(run_root: ").is_err());
+    }
+
+    #[test]
+    fn it_is_found_before_what_is_broken() {
+        let text = "Config( // \")\n log: (level: Info) run_root: r\"/run/x\", chains: [(";
+        assert!(said(text).is_err());
+        assert_eq!(top_text(text, "run_root").as_deref(), Some("/run/x"));
+        for lost in ["", "(", "run_root: \"/a\"", "(chains: [(run_root: \"/a\"", "(run_root: 3, x"]
+        {
+            assert_eq!(top_text(lost, "run_root"), None, "{lost}");
+        }
     }
 
     #[test]

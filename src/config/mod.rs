@@ -48,6 +48,7 @@ pub use load::{
 pub use positions::{ChainPlaces, Positions};
 pub use problem::{Place, Problem, Severity, Span};
 pub use render::{locate, render};
+pub use scan::top_text;
 pub use show::show;
 pub use source::{File, MAX_FILE, Source};
 pub use units::{RLIMITS, signal_name};

@@ -28,6 +28,15 @@ pub(crate) fn scan(text: &str, file: usize, problems: &mut Problems) -> Option<N
     node
 }
 
+/// What a field of the file's outermost parentheses says, when that is a text; what comes after it
+/// may be broken.
+pub fn top_text(text: &str, field: &str) -> Option<String> {
+    let problems = &mut Problems::default();
+    let mut scanner =
+        Scanner { text, at: 0, file: 0, depth: 0, slips: 0, last_text: None, problems };
+    scanner.top_text(field).ok().flatten()
+}
+
 fn ron_options() -> ron::Options {
     ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME)
 }
@@ -60,7 +69,29 @@ pub(super) struct Scanner<'t, 'p> {
 }
 
 impl<'t> Scanner<'t, '_> {
-    fn document(&mut self) -> Result<Node, Lost> {
+    fn top_text(&mut self, wanted: &str) -> Result<Option<String>, Lost> {
+        self.attributes()?;
+        if self.peek().is_some_and(is_word_start) {
+            self.identifier();
+            self.space()?;
+        }
+        let opening = self.at..self.at + 1;
+        if self.peek() != Some('(') {
+            return Ok(None);
+        }
+        self.at += 1;
+        while !self.closes(')', &opening)? {
+            let Some((name, _)) = self.field_name()? else { return Ok(None) };
+            let value = self.value(&quoted(&name))?;
+            if name == wanted {
+                return Ok(if let Kind::Text(text) = value.kind { Some(text) } else { None });
+            }
+            self.separator(')')?;
+        }
+        Ok(None)
+    }
+
+    fn attributes(&mut self) -> Result<(), Lost> {
         self.space()?;
         while self.rest().starts_with("#![") {
             match self.rest().find(']') {
@@ -69,6 +100,11 @@ impl<'t> Scanner<'t, '_> {
             }
             self.space()?;
         }
+        Ok(())
+    }
+
+    fn document(&mut self) -> Result<Node, Lost> {
+        self.attributes()?;
         let node = self.value("the file")?;
         self.space()?;
         if self.at < self.text.len() {
