@@ -153,3 +153,22 @@ fn what_a_run_leaves_behind_is_ended_before_the_next_one() {
     assert!(!std::path::Path::new(&format!("/proc/{stray}")).exists(), "{stray} is still there");
     assert_eq!(story.end("TERM").code, Some(0));
 }
+
+#[test]
+fn a_pause_says_until_when_it_lasts_also_when_it_is_said_again() {
+    let story = Story::new().chain(LONG).start();
+    let said = |arguments: &[&str]| {
+        let done = story.runnerctl(arguments);
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert_eq!(said(&["pause", "long"]), "long: pauses after its run, until it is resumed\n");
+    let until = said(&["pause", "long", "--for", "2h"]);
+    let again = said(&["pause", "long", "--for", "4h"]);
+    for line in [&until, &again] {
+        assert!(line.starts_with("long: pauses after its run, until 20"), "{line}");
+        assert!(line.ends_with("Z\n"), "{line}");
+    }
+    assert_ne!(until, again);
+    assert_eq!(story.end("TERM").code, Some(0));
+}

@@ -43,7 +43,7 @@ pub struct Plan {
     pub faults: Vec<(String, String)>,
 }
 
-/// What a check found. The texts are as [`config::render`] makes them, empty if there is nothing.
+/// What a check found. The texts are as [`config::render_each`] makes them, empty if there is nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// `Some` iff there are no errors.
@@ -54,12 +54,20 @@ pub struct Outcome {
     pub surroundings: String,
     /// What is told and accepted.
     pub warnings: String,
+    /// How many there are of all three, in one line.
+    #[serde(default)]
+    pub count: String,
     /// Of each function of a worker, in one line: which options hold, and whose word they are.
     #[serde(default)]
     pub functions: Vec<String>,
 }
 
 impl Outcome {
+    /// Everything that was found, and its count.
+    pub fn text(&self) -> String {
+        format!("{}{}{}{}", self.errors, self.surroundings, self.warnings, self.count)
+    }
+
     /// The first error, or else the first fault of the surroundings, in one line: for a log, a
     /// status, a subject.
     pub fn cause(&self) -> Option<&str> {
@@ -130,14 +138,16 @@ pub fn check(path: &Path, options: Options) -> Outcome {
     }
     let (errors, warnings): (Vec<Problem>, Vec<Problem>) =
         problems.into_iter().partition(|problem| config::refuses(std::slice::from_ref(problem)));
-    let text =
-        |problems: &[Problem], sources: &[Source]| config::render(problems, sources, options.color);
+    let text = |problems: &[Problem], sources: &[Source]| {
+        config::render_each(problems, sources, options.color)
+    };
     let surroundings: Vec<Problem> = once(surroundings.into_iter().map(|(_, problem)| problem));
     Outcome {
         plan,
         errors: text(&errors, &sources),
         surroundings: text(&surroundings, &sources),
         warnings: text(&warnings, &sources),
+        count: config::count(errors.iter().chain(&surroundings).chain(&warnings)),
         functions,
     }
 }
@@ -165,10 +175,7 @@ pub fn check_command(path: &Path) -> u8 {
     let color = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let outcome = check(path, Options { color, workers: true });
-    let texts = [&outcome.errors, &outcome.surroundings, &outcome.warnings];
-    let told: Vec<&str> =
-        texts.into_iter().filter(|text| !text.is_empty()).map(String::as_str).collect();
-    let _ = std::io::stderr().write_all(told.join("\n").as_bytes());
+    let _ = std::io::stderr().write_all(outcome.text().as_bytes());
     match &outcome.plan {
         Some(plan) if outcome.surroundings.is_empty() => {
             let chains = &plan.config.chains;

@@ -290,7 +290,10 @@ fn append(file: &Path) -> Result<(), String> {
         Ok(found) if found.is_dir() => {
             Err(format!("cannot write {}: it is a folder", file.display()))
         }
-        Ok(_) => may(file, Wish::Write).map_err(|cause| cannot("write", file, &cause)),
+        Ok(found) => match crate::sys::append::unfit(&found) {
+            Some(why) => Err(format!("cannot write {}: {why}", file.display())),
+            None => may(file, Wish::Write).map_err(|cause| cannot("write", file, &cause)),
+        },
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
             let folder = file.parent().unwrap_or(Path::new("/"));
             may(folder, Wish::Write)

@@ -47,7 +47,7 @@ pub use load::{
 };
 pub use positions::{ChainPlaces, Positions};
 pub use problem::{Place, Problem, Severity, Span};
-pub use render::{locate, render};
+pub use render::{count, locate, render, render_each};
 pub use scan::top_text;
 pub use show::show;
 pub use source::{File, MAX_FILE, Source};

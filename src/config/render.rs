@@ -21,27 +21,38 @@ const AROUND: usize = 60;
 /// The text of all problems, ending in a line that counts them; empty without problems. With
 /// `color` it has escape sequences of ours; what comes out of the files is made harmless.
 pub fn render(problems: &[Problem], sources: &[Source], color: bool) -> String {
+    render_each(problems, sources, color) + &count(problems)
+}
+
+/// As [`render`], without the line that counts them.
+pub fn render_each(problems: &[Problem], sources: &[Source], color: bool) -> String {
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let mut text = String::new();
     for problem in problems.iter().take(MOST_SHOWN) {
         text.push_str(&renderer.render(&[group(problem, sources)]));
         text.push_str("\n\n");
     }
-    let count = |severity| problems.iter().filter(|p| p.severity == severity).count();
-    let told = [(count(Severity::Error), "error"), (count(Severity::Warning), "warning")];
-    let told: Vec<String> = told
-        .iter()
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, what)| format!("{number} {what}{}", if *number == 1 { "" } else { "s" }))
-        .collect();
-    if !told.is_empty() {
-        if problems.len() > MOST_SHOWN {
-            text.push_str(&format!("… and {} more\n", problems.len() - MOST_SHOWN));
-        }
-        text.push_str(&told.join(", "));
-        text.push('\n');
+    if problems.len() > MOST_SHOWN {
+        text.push_str(&format!("… and {} more\n", problems.len() - MOST_SHOWN));
     }
     text
+}
+
+/// A line that says how many errors and warnings there are; empty without problems.
+pub fn count<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> String {
+    let (mut errors, mut warnings) = (0_usize, 0_usize);
+    for problem in problems {
+        match problem.severity {
+            Severity::Error => errors += 1,
+            Severity::Warning => warnings += 1,
+        }
+    }
+    let told = [(errors, "error"), (warnings, "warning")]
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!("{number} {what}{}", if number == 1 { "" } else { "s" }));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { String::new() } else { told.join(", ") + "\n" }
 }
 
 /// `file:line:column` of a place (both from 1, columns in characters).

@@ -289,7 +289,7 @@ fn fill_plan(config: &Path, into: &mut File, force: bool) -> Result<Config, Stri
             memfd::fill_and_seal(into, &bytes).map_err(|e| format!("cannot hand over: {e}\n"))?;
             Ok(plan.config)
         }
-        _ => Err(format!("{}{}", outcome.errors, outcome.surroundings)),
+        _ => Err(outcome.text()),
     }
 }
 
@@ -357,7 +357,7 @@ fn check_at_start(config: &Path, into: &mut File) -> i32 {
     let color = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let outcome = checker::check(config, Options { color, workers: false });
-    eprint!("{}{}{}", outcome.errors, outcome.surroundings, outcome.warnings);
+    eprint!("{}", outcome.text());
     let Some(plan) = outcome.plan else { return i32::from(checker::EXIT_CONFIG) };
     let written = serde_json::to_vec(&plan)
         .map_err(std::io::Error::from)

@@ -144,21 +144,19 @@ impl Master {
                 done(each(chains, how))
             }
             Request::Pause { millis, reason, .. } => {
+                let until = millis.map(|millis| at + Duration::from_millis(millis).min(LONGEST));
                 for chain in chains {
                     self.supervisor.pause_chain(chain, at);
                     self.desk.pause(chain, reason, at, wall());
-                    match millis {
-                        Some(millis) => {
-                            let time = Duration::from_millis(*millis).min(LONGEST);
-                            self.pauses.insert(chain.clone(), at + time);
-                        }
-                        None => {
-                            self.pauses.remove(chain);
-                        }
-                    }
+                    match until {
+                        Some(until) => self.pauses.insert(chain.clone(), until),
+                        None => self.pauses.remove(chain),
+                    };
                 }
                 self.saver.important(at);
-                done(each(chains, "pauses after its run"))
+                let until = until
+                    .map_or("it is resumed".to_owned(), |until| self.wall_of(until).to_string());
+                done(each(chains, &format!("pauses after its run, until {until}")))
             }
             Request::Resume { .. } => {
                 for chain in chains {

@@ -1,7 +1,7 @@
 //! Files that we append to: opened with the rights of whoever this process is, never through a
 //! symbolic link in the last part of the path, never as a controlling terminal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -20,11 +20,22 @@ pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
         .open(path)?;
     let found = file.metadata()?;
-    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match unfit(&found) {
+        Some(why) => Err(io::Error::new(io::ErrorKind::InvalidInput, why)),
+        None => Ok(file),
+    }
+}
+
+/// Why [`open_append`] refuses what it finds; `None` if it does not. `/dev/tty` is whoever's terminal
+/// asks, so that a look from a terminal and the open without one differ.
+pub fn unfit(found: &Metadata) -> Option<&'static str> {
     match found.file_type() {
-        kind if kind.is_file() && found.nlink() > 1 => wrong("it has more than one name"),
-        kind if kind.is_file() || kind.is_char_device() => Ok(file),
-        _ => wrong("it is neither a file nor a device"),
+        kind if kind.is_file() && found.nlink() > 1 => Some("it has more than one name"),
+        kind if kind.is_char_device() && found.rdev() == libc::makedev(5, 0) => {
+            Some("it is a terminal, and a task has none")
+        }
+        kind if kind.is_file() || kind.is_char_device() => None,
+        _ => Some("it is neither a file nor a device"),
     }
 }
 
