@@ -270,7 +270,9 @@ class Soak(Case):
         elif what == "remove" and len(self.chains) > CHAINS - 6:
             self.chains.remove(chain)
         elif what == "rename":
-            chain.name, chain.since = f"c{chain.key}n{len(self.steps)}", None
+            # With another program: who kills the master then kills also what knows that it was one chain.
+            chain.key, chain.name, chain.since = self.spare, f"c{self.spare}n{len(self.steps)}", 0
+            self.spare += 1
         elif what == "swap":
             chain.tasks.reverse()
         elif what == "more" and len(chain.tasks) < 4:
@@ -412,7 +414,8 @@ class Soak(Case):
             if master.poll() is not None and master.pid not in self.killed:
                 # It met another that had just begun, or its check was killed; or it was told to leave before
                 # it was a program that hears.
-                fine = (0, 69, 71) if master.pid in self.at_work else (0, 69, 71, -1, -2, -3, -15)
+                # The file may have been broken just then, and what became it killed.
+                fine = (0, 69, 71) if master.pid in self.at_work else (0, 69, 71, 78, 137, -1, -2, -3, -9, -15)
                 self.assertIn(master.returncode, fine, self.stderr()[-2000:])
         self.masters = [self.master]
         self.quickly("start", "--all")
@@ -442,6 +445,13 @@ class Soak(Case):
     def gone_chains_are_gone(self):
         names = {chain.name for chain in self.chains}
         wait_for("what left the file is gone", lambda: {c["name"] for c in self.status()["chains"]} == names, SETTLED)
+
+    def rename(self):
+        """The same chain under another name, which begins when the old one has ended."""
+        chain = self.chance.choice(self.chains)
+        chain.name, chain.since = f"c{chain.key}s{len(self.steps)}", None
+        self.write()
+        self.settle()
 
     def remember(self):
         """What the histories know, for they keep only the last hundred runs."""
@@ -513,6 +523,7 @@ class Soak(Case):
             self.settle()
             self.nothing_lost()
             settled += 1
+            self.rename()
         # The same number of chains as at first.
         while len(self.chains) > CHAINS:
             self.chains.pop()

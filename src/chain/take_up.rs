@@ -92,7 +92,7 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
     };
     taking.wait_for_orphans(&kept)?;
     taking.enter_cgroup();
-    taking.write_pidfile()?;
+    taking.write_pidfile();
     let looked_up;
     let account = match setup.account {
         Some(account) => {
@@ -241,8 +241,8 @@ impl Taking<'_, '_> {
         }
     }
 
-    /// Informs people and scripts; nothing of ours believes it.
-    fn write_pidfile(&mut self) -> Result<(), String> {
+    /// Informs people and scripts; nothing of ours believes it, so a full disk costs no more than it.
+    fn write_pidfile(&mut self) {
         let chain = &self.setup.chain.name;
         let name = format!("{chain}.pid");
         match fs::read_small(self.setup.run_root, &name, MAX_PIDFILE) {
@@ -265,10 +265,12 @@ impl Taking<'_, '_> {
             }
         }
         let pid = format!("{}\n", std::process::id());
-        fs::replace(self.setup.run_root, &name, pid.as_bytes(), 0o644, false)
-            .map_err(|cause| format!("cannot write pidfile {name}: {cause}"))?;
-        self.say_debug(format!("Wrote pidfile {chain}"));
-        Ok(())
+        match fs::replace(self.setup.run_root, &name, pid.as_bytes(), 0o644, false) {
+            Ok(()) => self.say_debug(format!("Wrote pidfile {chain}")),
+            Err(cause) => {
+                self.reports.say("warning", format!("cannot write pidfile {name}: {cause}"));
+            }
+        }
     }
 
     /// After an unclean end of the master before this one: processes that carry our marks, looked for with the chain's
