@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::sys::{poll, socket};
@@ -18,8 +19,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct ReportSender {
     socket: OwnedFd,
     backlog: VecDeque<Report>,
-    /// The end of the last run, until it is known what comes next.
-    ended: Option<RunEnd>,
+    /// The end of the last run, until it is known what comes next. A panic tells it first.
+    ended: Arc<Mutex<Option<RunEnd>>>,
 }
 
 /// What the master's side of the pair gave.
@@ -34,12 +35,13 @@ pub(super) enum FromMaster {
 
 impl ReportSender {
     pub(super) fn new(socket: OwnedFd) -> ReportSender {
-        ReportSender { socket, backlog: VecDeque::new(), ended: None }
+        ReportSender { socket, backlog: VecDeque::new(), ended: Arc::default() }
     }
 
     /// Tells the master, now or as soon as it listens.
     pub(super) fn send(&mut self, report: Report) {
-        match self.ended.take() {
+        let ended = self.ended().take();
+        match ended {
             Some(mut end) if report.may_follow() => {
                 end.next = Some(Box::new(report));
                 self.deliver(Report::Ended(end));
@@ -55,9 +57,14 @@ impl ReportSender {
     /// Tells the end of a run with what is told next, in one packet, since each wakes the master:
     /// the next run or pause begins at once. [`ReportSender::flush`] does not wait for it.
     pub(super) fn send_end(&mut self, end: RunEnd) {
-        if let Some(before) = self.ended.replace(end) {
+        let before = self.ended().replace(end);
+        if let Some(before) = before {
             self.deliver(Report::Ended(before));
         }
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Option<RunEnd>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn deliver(&mut self, report: Report) {
@@ -83,9 +90,17 @@ impl ReportSender {
     }
 
     /// From now on the last words of a panic, which would go to a standard error that is closed,
-    /// reach the master: they are why this process ended.
+    /// reach the master, after the end of the run before it: they are why this process ended.
     pub(super) fn tell_panics(&self) -> std::io::Result<()> {
         let socket = self.socket.try_clone()?;
+        let ended = Arc::clone(&self.ended);
+        let tell = move |report: &Report| {
+            let Ok(packet) = encode(report) else { return };
+            if !socket::send_packet(&socket, &packet).unwrap_or(true) {
+                let _ = poll::wait_writable(socket.as_fd(), Some(LAST_WORDS));
+                let _ = socket::send_packet(&socket, &packet);
+            }
+        };
         std::panic::set_hook(Box::new(move |panic| {
             let said = panic.payload();
             let said = said.downcast_ref::<String>().map(String::as_str).or_else(|| {
@@ -95,18 +110,19 @@ impl ReportSender {
             let said = said.unwrap_or("no words");
             let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
             let what = format!("its process panicked{place}: {said}");
-            let Ok(packet) = encode(&Report::CannotStart { what }) else { return };
-            if !socket::send_packet(&socket, &packet).unwrap_or(true) {
-                let _ = poll::wait_writable(socket.as_fd(), Some(LAST_WORDS));
-                let _ = socket::send_packet(&socket, &packet);
+            // The run had ended before; never waits, should the panic be here while it is held.
+            if let Some(end) = ended.try_lock().ok().and_then(|mut ended| ended.take()) {
+                tell(&Report::Ended(end));
             }
+            tell(&Report::CannotStart { what });
         }));
         Ok(())
     }
 
     /// Sends what was kept, as far as it fits.
     pub(super) fn flush(&mut self) {
-        match self.ended.take() {
+        let ended = self.ended().take();
+        match ended {
             Some(end) => self.deliver(Report::Ended(end)),
             None => self.flush_backlog(),
         }
@@ -330,11 +346,14 @@ mod tests {
     fn the_words_of_a_panic_reach_the_master_with_their_place() {
         let (ours, theirs) = socket::packet_pair().unwrap();
         let before = std::panic::take_hook();
-        ReportSender::new(theirs).tell_panics().unwrap();
+        let mut reports = ReportSender::new(theirs);
+        reports.tell_panics().unwrap();
+        reports.send_end(end(7));
         let ended = std::panic::catch_unwind(|| panic!("a fault of ours: {}", 7 * 6));
         std::panic::set_hook(before);
         assert!(ended.is_err());
         let mut buffer = vec![0; 4096];
+        let mut run_told = false;
         let said = loop {
             let socket::Received::Packet(length) =
                 socket::receive_packet(&ours, &mut buffer).unwrap()
@@ -344,9 +363,11 @@ mod tests {
             // Another test may panic meanwhile.
             match decode(&buffer[..length]).unwrap() {
                 Report::CannotStart { what } if what.contains("a fault of ours") => break what,
+                Report::Ended(told) => run_told = told == end(7),
                 _ => {}
             }
         };
+        assert!(run_told, "the run that had ended comes first");
         assert!(said.starts_with("its process panicked at src/chain/reports.rs:"), "{said}");
         assert!(said.ends_with(": a fault of ours: 42"), "{said}");
     }

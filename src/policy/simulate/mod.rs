@@ -97,7 +97,8 @@ impl<'a> Stage<'a> {
         WallTime(u64::try_from(self.wall_at_zero.saturating_add(at.0)).unwrap_or(0))
     }
 
-    /// Lets everything happen that falls due before `to`; `false`: it was too much.
+    /// Lets everything happen that falls due before `to`, which comes before what happens at `to`;
+    /// `false`: it was too much.
     fn advance(&mut self, to: Timestamp) -> bool {
         while let Some(due) = self.desk.next_timeout().filter(|due| *due < to) {
             if self.due >= self.most_due {
@@ -111,12 +112,10 @@ impl<'a> Stage<'a> {
     }
 
     fn start(&mut self, run: &Run<'_>) {
-        self.advance(run.started);
         self.desk.run_started(run.chain, run.task, run.number, run.started, run.started);
     }
 
     fn end(&mut self, run: &Run<'_>) {
-        self.advance(run.ended);
         self.runs = self.runs.saturating_add(run.count);
         let failed = !run.success && run.outcome != Outcome::Interrupted;
         let (mut fingerprint, mut message) = (String::new(), String::new());
@@ -146,7 +145,6 @@ impl<'a> Stage<'a> {
     }
 
     fn upgrade(&mut self, at: Timestamp) {
-        self.advance(at);
         self.desk.reconfigure(self.config, at, self.wall(at));
         self.desk.upgrade_accepted(at, self.wall(at));
         self.collect(at);

@@ -108,6 +108,7 @@ pub fn weekend(config: &Config, fails: &[FailSpec], span: Duration) -> Result<Si
             return Err(format!("cannot simulate more than {MOST_RUNS} runs: take a shorter time"));
         }
         let Some(walk) = walks.get_mut(place) else { continue };
+        stage.advance(at);
         let pause = walk.run(&mut stage, at, number, &mut words);
         // A cooldown of nothing would make the clock stand still.
         let pause = if pause.is_zero() { Duration::from_secs(1) } else { pause };

@@ -202,7 +202,9 @@ fn what_a_history_writes_is_read_again() {
             count: 1,
             stderr: value["stderr"].as_str().unwrap(),
         };
+        stage.advance(run.started);
         stage.start(&run);
+        stage.advance(run.ended);
         stage.end(&run);
     }
     let written: String = stage.desk.history("c").iter().map(|row| format!("{row}\n")).collect();

@@ -79,3 +79,19 @@ fn a_chain_and_a_task_that_keep_their_names_keep_their_state() {
     desk.deploy(1300);
     assert!(desk.desk.task_status("c", "job").is_none());
 }
+
+#[test]
+fn the_clock_of_overdue_runs_goes_on_over_a_reboot() {
+    let mut desk = Desk::new(config(&chain("c", "overdue: \"1h\", remind_every: \"12h\",")));
+    desk.start(0);
+    desk.pass(2 * HOUR * 1000);
+    assert_eq!(desk.mails.len(), 1);
+    let wall = |hour: i64| Desk::wall(hour * HOUR * 1000);
+    let saved = desk.desk.save(Timestamp(2 * HOUR * 1000), wall(2));
+    let saved = serde_json::from_str(&serde_json::to_string(&saved).unwrap()).unwrap();
+    // The other boot's clock shows five seconds when it is two o'clock.
+    let zero = 5000 - 2 * HOUR * 1000;
+    let mut other = NoticeDesk::restore(saved, "h", &desk.config, Timestamp(5000), wall(2), false);
+    other.run_started("c", "job", 1, Timestamp(5000), Timestamp(5000));
+    assert_eq!(other.next_timeout(), Some(Timestamp(zero + 13 * HOUR * 1000)));
+}

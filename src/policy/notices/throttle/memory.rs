@@ -192,9 +192,8 @@ impl Throttle {
     }
 
     /// Cuts what was read from a file to the sizes that hold here, and makes of a message the one
-    /// safe line that it was when it was written.
+    /// safe line that it was when it was written. What was known is forgotten then in any case.
     pub(crate) fn bound(&mut self) {
-        self.known.truncate(KNOWN);
         let excess = self.firsts.len().saturating_sub(FIRSTS);
         self.firsts.drain(..excess);
         for outage in self.outage.iter_mut().chain(self.healed_quietly.iter_mut()) {
