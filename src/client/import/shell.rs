@@ -115,11 +115,16 @@ fn one(
     variables.unknown.clear();
     let first = statement.first_word(variables);
     let becomes = matches!(first.as_str(), "su" | "runuser" | "sudo");
+    // `if …; then …; fi &`: what the end of it stands for was told of already.
+    let closes = matches!(first.as_str(), "fi" | "done" | "esac");
+    if closes && statement.background {
+        return;
+    }
     if !becomes && !statement.background {
         let dull = ["echo", "disown", "exit", "set", "sleep", "true", "wait", ":", "printf"];
         let keyword = matches!(
             first.as_str(),
-            "if" | "then"
+            "then"
                 | "else"
                 | "fi"
                 | "for"
@@ -137,6 +142,11 @@ fn one(
         return;
     }
     let mut draft = around.clone();
+    if matches!(first.as_str(), "echo" | "printf") {
+        draft.note(
+            "The script said this once; as a chain it is said again and again: leave it out?",
+        );
+    }
     match interpret(statement, variables, &mut draft) {
         true => drafts.push(draft),
         false => other.push(statement.text().to_owned()),

@@ -203,3 +203,16 @@ fn a_variable_that_names_itself_is_followed_a_few_times() {
     let wide = format!("x='{}'\nsu root -c \"$x\" &\n", "su a -c \"$x\"; ".repeat(50));
     imported("start.sh", &wide);
 }
+
+#[test]
+fn a_condition_is_told_and_its_end_is_no_command() {
+    let script = "if [ -f /etc/x ]; then su bob -c '/bin/work' & fi\n\
+                  if test -d /y; then\n  /bin/one\nfi &\necho starting &\n";
+    let ron = imported("start.sh", script);
+    for line in ["//     if [ -f /etc/x ]\n", "//     if test -d /y\n", "//     /bin/one\n"] {
+        assert!(ron.contains(line), "{ron}");
+    }
+    assert!(ron.contains("[\"/bin/work\"]") && !ron.contains("\"fi\""), "{ron}");
+    let echo = ron.find("said again and again: leave it out?").unwrap();
+    assert!(echo < ron.find("\"starting\"").unwrap(), "{ron}");
+}
