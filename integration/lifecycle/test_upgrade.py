@@ -62,6 +62,23 @@ class Upgrades(Base):
         except OSError:
             return into
 
+    def own_binary(self, extra=""):
+        binary = self.path("bin/runner-master")
+        binary.parent.mkdir()
+        shutil.copy2(harness.MASTER, binary)
+        was, harness.MASTER = harness.MASTER, str(binary)
+        self.addCleanup(setattr, harness, "MASTER", was)
+        return binary, was
+
+    def put(self, binary, content, mode=0o755):
+        fresh = binary.with_name("fresh")
+        if isinstance(content, bytes):
+            fresh.write_bytes(content)
+        else:
+            shutil.copy2(content, fresh)
+        fresh.chmod(mode)
+        fresh.rename(binary)
+
 
 class Files(Upgrades):
     def test_whatever_is_wrong_with_the_file_changes_nothing(self):
@@ -125,23 +142,6 @@ class Files(Upgrades):
 
 
 class Programs(Upgrades):
-    def own_binary(self, extra=""):
-        binary = self.path("bin/runner-master")
-        binary.parent.mkdir()
-        shutil.copy2(harness.MASTER, binary)
-        was, harness.MASTER = harness.MASTER, str(binary)
-        self.addCleanup(setattr, harness, "MASTER", was)
-        return binary, was
-
-    def put(self, binary, content, mode=0o755):
-        fresh = binary.with_name("fresh")
-        if isinstance(content, bytes):
-            fresh.write_bytes(content)
-        else:
-            shutil.copy2(content, fresh)
-        fresh.chmod(mode)
-        fresh.rename(binary)
-
     def test_no_x_bit_another_machine_a_folder(self):
         binary, good = self.own_binary()
         master = self.start(self.write_config(self.one()))
@@ -306,6 +306,66 @@ int main(int argc, char **argv) {
                          dict.fromkeys("ab", status["master"]["generation"]))
         self.assertEqual(self.stop(master), 0)
         self.never_two("a")
+
+
+class Broken(Upgrades):
+    """An image that finds nothing of what the one before left for it begins like a first start, in the
+    same process, and leaves no second copy of anything."""
+
+    def breaking(self, real, how):
+        """The real program, but before it takes over, `how` happens to what it is given."""
+        self.path("breaking.c").write_text("""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static char text[1 << 20];
+int main(int argc, char **argv) {
+    int i, plan, handover;
+    for (i = 1; i < argc; i++)
+        if (sscanf(argv[i], "%d,%d", &plan, &handover) == 2 && !strcmp(argv[i - 1], "--internal-resume")) {
+            pread(handover, text, sizeof text - 1, 0);
+            HOW
+        }
+    execv(REAL, argv);
+    return 71;
+}""")
+        program = self.path("bin/breaking")
+        subprocess.run(["cc", "-w", f'-DREAL="{real}"', f"-DHOW={how}", "-o", program, self.path("breaking.c")],
+                       check=True)
+        return program
+
+    def test_what_cannot_be_taken_over_is_begun_anew_in_the_same_process(self):
+        binary, good = self.own_binary()
+        config = self.write_config(self.one(seconds=0.5) + self.one("b", 600), self.mail_to_maildir())
+        number = 'strstr(text, "\\"%s\\":") + sizeof "\\"%s\\":" - 1'
+        for how, word in (("close(handover);", "cannot go on"),
+                          ("close(plan);", "cannot go on"),
+                          (f"close(atoi({number % ('lock', 'lock')}));", "cannot go on"),
+                          (f"close(atoi({number % ('lanes', 'lanes')} + 1));", "cannot go on")):
+            self.put(binary, good)
+            master = self.start(config)
+            self.goes_on()
+            wait_for("b runs", lambda: self.chain("b")["state"] == "running", 20)
+            chains = {name: self.chain(name)["pid"] for name in "ab"}
+            have, before = self.starts("b"), self.log().count("in part: ")
+            self.put(binary, self.breaking(good, how))
+            master.send_signal(signal.SIGHUP)
+            try:
+                wait_for("it is told", lambda: self.log().count("in part: ") > before, 60)
+            except AssertionError as failure:
+                raise AssertionError(f"{how}: {failure}\n{self.stderr()[-1000:]}\n{self.log()[-1500:]}")
+            self.assertIsNone(master.poll())
+            wait_for("the old ones are gone", lambda: not any(alive(pid) for pid in chains.values()), 40)
+            wait_for("the run that was ended begins again", lambda: self.starts("b") > have, 40)
+            self.goes_on()
+            wait_for("status", self.last, 20)
+            self.assertIn(word, self.last()["cause"])
+            self.put(binary, good)
+            self.hup(master, "accepted")
+            self.assertEqual(self.stop(master), 0)
+        self.assertTrue(any("Upgrade refused" in subject for subject in self.subjects()), self.subjects())
+        self.never_two("a", "b")
 
 
 class Storm(Upgrades):

@@ -114,6 +114,20 @@ fn context(cli: &Cli) -> StartContext {
 
 /// A first start. Never returns.
 pub(super) fn start(cli: &Cli) -> ! {
+    begin(cli, None)
+}
+
+/// After an upgrade whose records cannot be read, or whose descriptors are not there: this image begins
+/// like a first start, in the same process, and says so. Every descriptor is closed, so each chain's
+/// process of the image before sees that it is alone, ends its run and itself; its successor waits for
+/// its lock, and after a last patience kills it. What was not saved by then is lost. The program before
+/// this one is not gone back to: it could read its own record, but what it had open is as little there.
+fn start_anew(cli: &Cli, problem: String) -> ! {
+    tell(&format!("{problem}; beginning like a first start"));
+    begin(cli, Some(problem))
+}
+
+fn begin(cli: &Cli, lost: Option<String>) -> ! {
     clean_world(&[]);
     let context = context(cli);
     let signals = Signals::new().unwrap_or_else(|cause| {
@@ -152,7 +166,12 @@ pub(super) fn start(cli: &Cli) -> ! {
     let _ = std::env::set_current_dir("/");
     let master = Master::new(context, plan, ground, lock, signals, groups);
     match master {
-        Ok(master) => master.live(),
+        Ok(mut master) => {
+            if let Some(problem) = lost {
+                master.began_anew(&problem);
+            }
+            master.live()
+        }
         Err(problem) => die(&problem, EXIT_OSERR),
     }
 }
@@ -160,11 +179,12 @@ pub(super) fn start(cli: &Cli) -> ! {
 /// After an upgrade: this image takes over what the one before it left. Never returns.
 pub(super) fn resume(cli: &Cli, descriptors: Descriptors) -> ! {
     signals::block();
-    let fail = |problem: String| -> ! { die(&problem, EXIT_OSERR) };
-    let (plan, handover) = match read_records(descriptors) {
+    let fail = |problem: String| -> ! { start_anew(cli, problem) };
+    let (plan, mut handover) = match read_records(descriptors) {
         Ok(records) => records,
         Err(problem) => fail(problem),
     };
+    handover.forget_closed(exec::is_open);
     clean_world(&handover.descriptors());
     let mut context = context(cli);
     context.inherited.clone_from(&handover.inherited);

@@ -156,6 +156,23 @@ impl Handover {
         serde_json::to_vec(self).map_err(|cause| format!("cannot encode the handover: {cause}"))
     }
 
+    /// What is not open is named by no number any more: the next descriptor that is opened would get
+    /// that number and be taken for it. So this comes before any other is opened.
+    pub(super) fn forget_closed(&mut self, is_open: impl Fn(i32) -> bool) {
+        let control = self.control.iter_mut().map(|(listener, _)| listener);
+        let numbers = self
+            .links
+            .values_mut()
+            .chain(&mut self.lanes)
+            .chain(self.mailers.iter_mut().map(|mailer| &mut mailer.socket))
+            .chain(control)
+            .chain(self.ground.iter_mut().flatten())
+            .chain([&mut self.lock]);
+        for number in numbers.filter(|number| !is_open(**number)) {
+            *number = -1;
+        }
+    }
+
     /// Every descriptor that stays open for the next image.
     pub(super) fn descriptors(&self) -> Vec<i32> {
         let mut all: Vec<i32> = self.links.values().copied().collect();

@@ -127,6 +127,16 @@ impl Master {
         Ok(master)
     }
 
+    /// This image could not take over and began like a first start.
+    pub(super) fn began_anew(&mut self, problem: &str) {
+        let cause = format!(
+            "in part: {problem}; began like a first start: runs were ended, what was not yet saved is lost"
+        );
+        self.log.error(&format!("upgrade refused {cause}"));
+        self.desk.upgrade_refused(&cause, now(), wall());
+        self.upgrade.last = Some(LastUpgrade { at: wall(), cause: Some(cause) });
+    }
+
     /// The folders of the new configuration could not be opened, though the check did: everything
     /// else is upgraded and works on with the folders that it has, the admins are told, and it is
     /// tried again.

@@ -42,14 +42,19 @@ pub fn exec(program: impl AsFd, argv: &[OsString], env: &[(OsString, OsString)])
     io::Error::last_os_error()
 }
 
+/// Whether a descriptor is open under that number.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: fcntl with F_GETFD only looks.
+    number >= 0 && unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0
+}
+
 /// Takes a descriptor that an earlier image of this process, or its parent, left open for us by
 /// number. It is close-on-exec from now on.
 ///
 /// # Errors
 /// When nothing is open under that number.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl with F_GETFD only looks.
-    if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    if number < 3 || !is_open(number) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     // SAFETY: the number is open, and the record that names it says that it was left for us alone.
