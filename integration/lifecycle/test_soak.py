@@ -55,8 +55,8 @@ class Chain:
 
     def __init__(self, key, kind, second):
         self.key, self.name, self.kind, self.tasks = key, f"c{key}", kind, ["one", "two"] if second else ["one"]
-        # The runs before this line of the ledger had another name, and are forgotten with it; None: the
-        # name is new.
+        # The runs before this line of the ledger may be forgotten, as a name or a task of it was; None:
+        # all of them until all is settled.
         self.since = 0
 
     def ron(self, tool, folder):
@@ -278,7 +278,9 @@ class Soak(Case):
         elif what == "more" and len(chain.tasks) < 4:
             chain.tasks.insert(self.chance.randint(0, len(chain.tasks)), f"t{len(self.steps)}")
         elif what == "less" and len(chain.tasks) > 1:
+            # Its runs are forgotten with it.
             chain.tasks.remove(self.chance.choice(chain.tasks))
+            chain.since = None
         elif what == "kind":
             # Another length of its runs.
             chain.kind = (self.chance.choice(("20", "400", "1200")), *chain.kind[1:])
@@ -464,7 +466,7 @@ class Soak(Case):
         """Runs that were handed over to the master of now, which is to live; of each chain the last ones only."""
         certain = set()
         for chain in self.chains:
-            lines = self.ledger(chain.key)[chain.since:]
+            lines = [] if chain.since is None else self.ledger(chain.key)[chain.since:]
             ended = [line[4] for at, line in enumerate(lines) if line[0] == "end" and line[3] == self.master.pid
                      and (line[2] not in self.killed or any(
                          later[0] == "start" and later[2] == line[2] for later in lines[at + 1:]))]
