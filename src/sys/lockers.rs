@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::fork::Pid;
+use super::{privileges, proc};
 
 /// A lock that another process holds.
 #[derive(Debug)]
@@ -23,9 +24,10 @@ pub struct Held {
     pub file: File,
 }
 
-/// The whole files whose exclusive record locks are held by other processes with this one's view of
-/// the file system, and whose path is `wanted`. The same path in another mount namespace or below
-/// another root directory (a container) is another file.
+/// The whole files whose exclusive record locks are held by other processes of this one's user with
+/// its view of the file system, and whose path is `wanted`. The same path in another mount namespace
+/// or below another root directory (a container) is another file. Of a process of another user
+/// nothing is opened: its files may be in a file system of that user's, which never answers.
 ///
 /// # Errors
 /// When the kernel's list cannot be read. A process that cannot be looked at is left out.
@@ -36,7 +38,8 @@ pub fn held(wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<Held>> {
         list.lines().filter_map(holder).filter(|pid| *pid > 1 && *pid != me).collect();
     pids.sort_unstable();
     pids.dedup();
-    pids.retain(|pid| sees_the_same(*pid));
+    let user = privileges::my_uid();
+    pids.retain(|pid| proc::uid_of(*pid) == Some(user) && sees_the_same(*pid));
     Ok(pids.into_iter().flat_map(|pid| open_files(pid, &wanted)).collect())
 }
 
