@@ -244,6 +244,12 @@ class Look(Operator):
             done = subprocess.run([harness.CTL, "-c", broken, *words], capture_output=True, text=True, timeout=60)
             self.went(done, 78, err="broken.ron")
         self.went(self.ctl("status"), 0)
+        # The running master's own file, broken just now: the master is found, and refuses it.
+        whole = config.read_text()
+        config.write_text(whole.rstrip().rstrip(")"))
+        self.went(self.ctl("status"), 0, out="a ")
+        self.went(self.ctl("reload", "--wait"), 1, err="never closed")
+        config.write_text(whole)
         named = subprocess.run([harness.CTL, "status"], env={"RUNNER_CONFIG": str(config)},
                                capture_output=True, text=True, timeout=60)
         self.went(named, 0, out="a ")

@@ -1,7 +1,7 @@
 //! Where the master's socket is: `--run-root`, or `run_root` of the configuration. Only that one
 //! field is read: a file whose other parts are wrong must not keep an operator from the master
-//! that still runs. Where the file is broken before that field, the master that would live at the
-//! place for such files is asked whether it runs this one.
+//! that still runs. Where the file is broken, that field is looked for before the fault, and the master
+//! at the place that it names, or at the usual one, is asked whether it runs this file.
 
 use std::fs::File;
 use std::io::Read;
@@ -55,10 +55,10 @@ pub fn run_root(config: &Path) -> Result<PathBuf, Failure> {
         Ok(None) => {
             usual().ok_or_else(|| failed(&"it names no run_root and XDG_RUNTIME_DIR is not set"))
         }
-        Err(broken) => match top_text(&text, "run_root") {
-            Some(run_root) => Ok(in_folder(run_root.into())),
-            None => usual().filter(|place| runs(place, &real)).ok_or_else(|| failed(&broken)),
-        },
+        Err(broken) => top_text(&text, "run_root")
+            .map_or_else(usual, |run_root| Some(in_folder(run_root.into())))
+            .filter(|place| runs(place, &real))
+            .ok_or_else(|| failed(&broken)),
     }
 }
 
