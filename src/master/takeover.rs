@@ -195,7 +195,7 @@ pub(super) fn take_lock(
             continue;
         }
         if mine && older.is_none() {
-            older = find_older(&ground, say);
+            older = find_older(&place, &ground, say);
             if older.is_none() {
                 let before = if place.is_new() {
                     Before::default()
@@ -264,9 +264,9 @@ impl Place {
 
 /// A master with this run_root whose lock is not the one in place any more: run_root was removed or
 /// moved away, and it could not make it anew (it is stopped, or this start came first).
-fn find_older(ground: &Ground, say: &mut dyn FnMut(&str)) -> Option<File> {
+fn find_older(place: &Place, ground: &Ground, say: &mut dyn FnMut(&str)) -> Option<File> {
     let run_root = &ground.run_root_path;
-    let held = lockers::held(|path| path.ends_with(Path::new("lock").join(LOCK)));
+    let held = lockers::held(&place.lock, |path| path.ends_with(Path::new("lock").join(LOCK)));
     if let Err(cause) = &held {
         say(&format!("cannot look for masters whose lock was removed: {cause}"));
     }

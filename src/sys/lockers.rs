@@ -27,11 +27,13 @@ pub struct Held {
 /// The whole files whose exclusive record locks are held by other processes of this one's user with
 /// its view of the file system, and whose path is `wanted`. The same path in another mount namespace
 /// or below another root directory (a container) is another file. Of a process of another user
-/// nothing is opened: its files may be in a file system of that user's, which never answers.
+/// nothing is opened: its files may be in a file system of that user's, which never answers. Nor is
+/// `mine`, which another process that is just looking may have open, too: closing any descriptor of a
+/// file drops this process's lock on it (fcntl(2)).
 ///
 /// # Errors
 /// When the kernel's list cannot be read. A process that cannot be looked at is left out.
-pub fn held(wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<Held>> {
+pub fn held(mine: &File, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<Held>> {
     let list = std::fs::read_to_string("/proc/locks")?;
     let me = nix::unistd::getpid().as_raw();
     let mut pids: Vec<Pid> =
@@ -40,7 +42,7 @@ pub fn held(wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<Held>> {
     pids.dedup();
     let user = privileges::my_uid();
     pids.retain(|pid| proc::uid_of(*pid) == Some(user) && sees_the_same(*pid));
-    Ok(pids.into_iter().flat_map(|pid| open_files(pid, &wanted)).collect())
+    Ok(pids.into_iter().flat_map(|pid| open_files(pid, mine, &wanted)).collect())
 }
 
 /// `1: POSIX  ADVISORY  WRITE 1234 00:1a:5678 0 EOF`; one that waits has an arrow.
@@ -62,7 +64,8 @@ fn sees_the_same(pid: Pid) -> bool {
     theirs.is_some() && theirs == of("self")
 }
 
-fn open_files(pid: Pid, wanted: impl Fn(&Path) -> bool) -> Vec<Held> {
+fn open_files(pid: Pid, mine: &File, wanted: impl Fn(&Path) -> bool) -> Vec<Held> {
+    let mine = super::fs::identity_of(mine);
     let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     let open = |entry: io::Result<std::fs::DirEntry>| {
         let link = entry.ok()?.path();
@@ -70,7 +73,8 @@ fn open_files(pid: Pid, wanted: impl Fn(&Path) -> bool) -> Vec<Held> {
         let bytes = target.as_os_str().as_bytes();
         let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
-        if !wanted(&path) {
+        // Looked at without being opened.
+        if !wanted(&path) || super::fs::identity(&link) == mine {
             return None;
         }
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
