@@ -9,6 +9,10 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::locks;
 
+/// A folder or a name in it goes.
+const REMOVALS: WatchFlags =
+    WatchFlags::DELETE.union(WatchFlags::DELETE_SELF).union(WatchFlags::MOVE_SELF);
+
 /// Watched folders. Its descriptor can be read when something happened.
 #[derive(Debug)]
 pub struct Watcher(OwnedFd);
@@ -28,7 +32,7 @@ impl Watcher {
     /// # Errors
     /// As inotify_add_watch(2); without /proc.
     pub fn removals(&self, folder: &File) -> io::Result<()> {
-        self.add(folder, WatchFlags::DELETE | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF)
+        self.add(folder, REMOVALS)
     }
 
     /// As [`Watcher::removals`], and a name in it is moved away or over another one.
@@ -36,8 +40,7 @@ impl Watcher {
     /// # Errors
     /// As [`Watcher::removals`].
     pub fn removals_and_moves(&self, folder: &File) -> io::Result<()> {
-        let own = WatchFlags::DELETE | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-        self.add(folder, own | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO)
+        self.add(folder, REMOVALS | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO)
     }
 
     fn add(&self, folder: &File, what: WatchFlags) -> io::Result<()> {
