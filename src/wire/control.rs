@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::log::cut;
+
 /// The control socket's name in `run_root`.
 pub const SOCKET: &str = "control.sock";
 
@@ -128,7 +130,8 @@ pub enum Request {
 }
 
 impl Request {
-    /// Decodes one line. Total: any bytes give a request or what is wrong with them.
+    /// Decodes one line. Total: any bytes give a request or what is wrong with them, in at most
+    /// 500 bytes however much of the line the words quote.
     ///
     /// # Errors
     /// When it is longer than [`MAX_REQUEST`], not JSON, or no request that this version knows.
@@ -136,7 +139,11 @@ impl Request {
         if line.len() > MAX_REQUEST {
             return Err(format!("cannot read the request: it is longer than {MAX_REQUEST} bytes"));
         }
-        serde_json::from_slice(line).map_err(|cause| format!("cannot read the request: {cause}"))
+        serde_json::from_slice(line).map_err(|cause| {
+            let mut said = format!("cannot read the request: {cause}");
+            cut(&mut said, 500);
+            said
+        })
     }
 }
 
