@@ -271,6 +271,7 @@ class Takeover(Lifecycle):
             if make is not full:
                 self.assertEqual(own.read_text(), f"{master.pid}\n")
                 self.assertFalse(own.is_symlink())
+            self.goes_on()
             master.terminate()
             self.assertEqual(master.wait(20), 0)
         self.assertEqual(kept.read_text(), "keep me")

@@ -31,6 +31,21 @@ class Who(Base):
         self.stop(next(s for s in starts if s.poll() is None))
         self.never_two()
 
+    def test_children_of_the_launcher_that_nobody_waited_for(self):
+        """They are reaped like its own and hold up nothing, not even the start."""
+        def leave_zombies():
+            for _ in range(20):
+                if os.fork() == 0:
+                    os._exit(0)
+        began = time.monotonic()
+        master = self.start(self.write_config(self.one()), preexec_fn=leave_zombies)
+        self.assertLess(time.monotonic() - began, 15)
+        self.goes_on()
+        children = pathlib.Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
+        states = [pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children]
+        self.assertNotIn("Z", states)
+        self.assertEqual(self.stop(master), 0)
+
     def test_a_file_by_another_path_is_the_same_file(self):
         config = self.write_config(self.one())
         self.path("link.ron").symlink_to(config)

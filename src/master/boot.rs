@@ -129,11 +129,11 @@ fn start_anew(cli: &Cli, problem: String) -> ! {
 
 fn begin(cli: &Cli, lost: Option<String>) -> ! {
     clean_world(&[]);
-    let context = context(cli);
+    let mut context = context(cli);
     let signals = Signals::new().unwrap_or_else(|cause| {
         die(&format!("cannot receive signals: {cause}"), EXIT_OSERR);
     });
-    let (plan, upgrade) = checked_plan(&context, &signals);
+    let (plan, upgrade) = checked_plan(&mut context, &signals);
     let ground = Ground::prepare(&plan.config)
         .unwrap_or_else(|problem| die(&problem, i32::from(checker::EXIT_CONFIG)));
     if let Err(problem) = privileges::become_subreaper() {
@@ -327,8 +327,8 @@ fn read_records(descriptors: Descriptors) -> Result<(Plan, Handover), String> {
 
 /// The plan of a first start, from a child with a deadline; leaves with 78 if it is refused. Whether
 /// an upgrade was asked for meanwhile.
-fn checked_plan(context: &StartContext, signals: &Signals) -> (Plan, bool) {
-    let config = context.config.as_path();
+fn checked_plan(context: &mut StartContext, signals: &Signals) -> (Plan, bool) {
+    let config = context.config.clone();
     let oserr = |problem: String| -> ! { die(&problem, EXIT_OSERR) };
     let mut memory = memfd::create("plan").unwrap_or_else(|e| oserr(format!("no memory: {e}")));
     let me = i32::try_from(std::process::id()).unwrap_or(0);
@@ -338,7 +338,7 @@ fn checked_plan(context: &StartContext, signals: &Signals) -> (Plan, bool) {
             leave(EXIT_OSERR);
         }
         signals::unblock();
-        leave(check_at_start(config, &mut memory))
+        leave(check_at_start(&config, &mut memory))
     });
     let child = child.unwrap_or_else(|cause| oserr(format!("cannot fork: {cause}")));
     let deadline = clock::monotonic().saturating_add(CHECK_TIME);
@@ -349,6 +349,11 @@ fn checked_plan(context: &StartContext, signals: &Signals) -> (Plan, bool) {
             Ok(wait::Reaped::One(wait::Change::Exited(pid, code))) if pid == child => leave(code),
             Ok(wait::Reaped::One(wait::Change::Killed(pid, signal))) if pid == child => {
                 oserr(format!("the check of {} was killed by signal {signal}", config.display()));
+            }
+            // A child of the launcher or of the image before: one SIGCHLD may stand for both.
+            Ok(wait::Reaped::One(wait::Change::Exited(pid, _) | wait::Change::Killed(pid, _))) => {
+                context.inherited.retain(|known| *known != pid);
+                continue;
             }
             _ => {}
         }

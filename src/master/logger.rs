@@ -156,7 +156,8 @@ impl Master {
                     | crate::sys::wait::Change::Killed(child, _),
                 )) if child == pid => return,
                 Ok(crate::sys::wait::Reaped::NoChildren) | Err(_) => return,
-                Ok(_) => {}
+                Ok(crate::sys::wait::Reaped::One(_)) => continue,
+                Ok(crate::sys::wait::Reaped::Nothing) => {}
             }
             let left = deadline.saturating_sub(clock::monotonic());
             if left.is_zero() {

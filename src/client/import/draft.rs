@@ -101,8 +101,8 @@ impl Draft {
         let mut env: Vec<(String, String)> = Vec::new();
         for (name, value) in self.env.drain(..) {
             if keep("env", &variables(&[(name.clone(), value.clone())])) {
-                // The last one counts.
-                env.retain(|(known, _)| *known != name);
+                // The last one counts; names are the same that are written alike.
+                env.retain(|(known, _)| text(known) != text(&name));
                 env.push((name, value));
             }
         }
