@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Loaded, Problem, Source, model::Config};
 use crate::sys::account::Account;
+use crate::sys::clock;
 
 pub use starter::starter;
 
@@ -102,6 +103,7 @@ pub fn load_for(path: &Path, who: &config::Defaults) -> Loaded {
 
 /// Checks a configuration completely. The caller has one thread (children are forked) and waits.
 pub fn check(path: &Path, options: Options) -> Outcome {
+    let begun = clock::monotonic();
     let Loaded { checked, mut problems, sources } = load(path);
     let mut surroundings = Vec::new();
     let mut plan = None;
@@ -117,7 +119,7 @@ pub fn check(path: &Path, options: Options) -> Outcome {
         surroundings.extend(preflight::check(checked, &resolved.chains, resolved.log.as_ref()));
         if options.workers {
             let faulty = |name: &str| surroundings.iter().any(|(chain, _)| chain == name);
-            let tried = workers::check(checked, &sources, &resolved.chains, faulty);
+            let tried = workers::check(begun, checked, &sources, &resolved.chains, faulty);
             surroundings.extend(tried.faults);
             problems.extend(tried.warnings);
             functions = tried.options;

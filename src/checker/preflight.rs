@@ -1,9 +1,10 @@
 //! What a chain needs around it, tried with the chain's own rights: one child per account that is
-//! not the caller's drops to it, looks, and tells. Nothing is created.
+//! not the caller's drops to it, looks, and tells. Nothing is created. All look at the same time, and
+//! one that is stopped or hangs is not waited for: its user harms its own chains alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,16 +14,18 @@ use crate::config::model::{Chain, Command, LogTarget, Output};
 use crate::config::{Checked, Place, Problem, env_file};
 use crate::policy::environment::{Login, environment};
 use crate::sys::account::Account;
-use crate::sys::fork::{fork_child, leave};
+use crate::sys::fork::{Pid, fork_child, leave};
 use crate::sys::fs;
 use crate::sys::poll::wait_readable;
 use crate::sys::privileges::{die_with_parent, drop_to};
 use crate::sys::probe::{Wish, may};
-use crate::sys::signals::SIGKILL;
-use crate::sys::wait::{signal_child, wait_for};
+use crate::sys::wait::end_child;
 
 /// How long one account's look may take: a folder that its user mounted may answer never.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Accounts that look at the same time.
+const AT_ONCE: usize = 256;
 
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,31 +77,54 @@ pub(super) fn check(
     let mut faults = Vec::new();
     let mut accounts: Vec<_> = by_account.into_iter().collect();
     accounts.sort_by_key(|(account, _)| (account.uid, account.gid));
-    for (account, questions) in accounts {
-        let own = me.as_ref().is_some_and(|me| {
+    let is_own = |account: &Account| {
+        me.as_ref().is_some_and(|me| {
             (me.uid, me.gid, &me.groups) == (account.uid, account.gid, &account.groups)
-        });
-        let answers =
-            if own { Ok(look_all(&questions)) } else { ask_as(account, &questions, PATIENCE) };
-        match answers {
-            Ok(answers) => {
-                for (index, answer) in answers {
-                    let Some(question) = questions.get(index) else { continue };
-                    let place = place(checked, question, &question.field);
-                    let message = format!("as {}: {answer}", account.name);
-                    faults.push((question.chain.clone(), at(place, message)));
-                }
-            }
-            Err(cause) => {
-                for question in &questions {
-                    let place = place(checked, question, "user");
-                    let message = format!("cannot try as {}: {cause}", account.name);
-                    faults.push((question.chain.clone(), at(place, message)));
-                }
-            }
+        })
+    };
+    for batch in accounts.chunks(AT_ONCE) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut sent: Vec<Option<Result<Looker, String>>> = batch
+            .iter()
+            .map(|(who, what)| (!is_own(who)).then(|| Looker::send(who, what)))
+            .collect();
+        hear_all(sent.iter_mut().flatten().flatten(), deadline);
+        for ((account, questions), looker) in batch.iter().zip(sent) {
+            let answers = match looker {
+                Some(looker) => looker.and_then(Looker::answers),
+                None => Ok(look_all(questions)),
+            };
+            tell(checked, account, questions, answers, &mut faults);
         }
     }
     faults
+}
+
+/// What was found with an account's rights, as faults.
+fn tell(
+    checked: &Checked,
+    account: &Account,
+    questions: &[Question],
+    answers: Answers,
+    faults: &mut Vec<(String, Problem)>,
+) {
+    match answers {
+        Ok(answers) => {
+            for (index, answer) in answers {
+                let Some(question) = questions.get(index) else { continue };
+                let place = place(checked, question, &question.field);
+                let message = format!("as {}: {answer}", account.name);
+                faults.push((question.chain.clone(), at(place, message)));
+            }
+        }
+        Err(cause) => {
+            for question in questions {
+                let place = place(checked, question, "user");
+                let message = format!("cannot try as {}: {cause}", account.name);
+                faults.push((question.chain.clone(), at(place, message)));
+            }
+        }
+    }
 }
 
 fn place<'c>(checked: &'c Checked, question: &Question, field: &str) -> Option<&'c Place> {
@@ -169,52 +195,68 @@ fn look_all(questions: &[Question]) -> Vec<(usize, String)> {
     answers
 }
 
-/// Asks in a child that has dropped to the account.
-fn ask_as(
-    account: &Account,
-    questions: &[Question],
-    patience: Duration,
-) -> Result<Vec<(usize, String)>, String> {
-    let (mut reader, writer) =
-        io::pipe().map_err(|cause| format!("cannot make a pipe: {cause}"))?;
-    let parent = i32::try_from(std::process::id()).unwrap_or(0);
-    let child = fork_child(|| -> Infallible {
-        let done = drop_to(account).and_then(|()| die_with_parent(parent));
-        let answers = match done {
-            Ok(()) => Ok(look_all(questions)),
-            Err(cause) => Err(cause),
-        };
-        let told = serde_json::to_vec(&answers).unwrap_or_default();
-        let written = (&writer).write_all(&told).is_ok();
-        leave(i32::from(!written))
-    })
-    .map_err(|cause| cause.to_string())?;
-    drop(writer);
-    let deadline = Instant::now() + patience;
-    let mut told = Vec::new();
-    let finished = loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match wait_readable(&[reader.as_fd()], Some(left)) {
-            Ok(ready) if ready.first() == Some(&true) => {}
-            _ => break false,
-        }
+/// By the question's index; nothing for what is well.
+type Answers = Result<Vec<(usize, String)>, String>;
+
+/// A child that has dropped to an account and looks.
+struct Looker {
+    child: Pid,
+    reader: PipeReader,
+    told: Vec<u8>,
+    /// It has told everything.
+    finished: bool,
+}
+
+impl Looker {
+    fn send(account: &Account, questions: &[Question]) -> Result<Looker, String> {
+        let (reader, writer) =
+            io::pipe().map_err(|cause| format!("cannot make a pipe: {cause}"))?;
+        let parent = i32::try_from(std::process::id()).unwrap_or(0);
+        let child = fork_child(|| -> Infallible {
+            let done = drop_to(account).and_then(|()| die_with_parent(parent));
+            let answers: Answers = done.map(|()| look_all(questions));
+            let told = serde_json::to_vec(&answers).unwrap_or_default();
+            let written = (&writer).write_all(&told).is_ok();
+            leave(i32::from(!written))
+        })
+        .map_err(|cause| cause.to_string())?;
+        Ok(Looker { child, reader, told: Vec::new(), finished: false })
+    }
+
+    fn hear(&mut self) {
         let mut chunk = [0_u8; 4096];
-        match reader.read(&mut chunk) {
-            Ok(0) => break true,
-            Ok(length) => told.extend_from_slice(&chunk[..length]),
+        match self.reader.read(&mut chunk) {
+            Ok(length) if length > 0 => self.told.extend_from_slice(&chunk[..length]),
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => break false,
+            _ => self.finished = true,
         }
-    };
-    if !finished {
-        let _ = signal_child(child, SIGKILL);
     }
-    let _ = wait_for(child);
-    if !finished {
-        return Err(format!("no answer within {} s", patience.as_secs()));
+
+    fn answers(self) -> Answers {
+        end_child(self.child);
+        if !self.finished {
+            return Err(format!("no answer within {} s", PATIENCE.as_secs()));
+        }
+        serde_json::from_slice::<Answers>(&self.told)
+            .unwrap_or_else(|_| Err("the child that tried it died".to_owned()))
     }
-    serde_json::from_slice::<Result<Vec<(usize, String)>, String>>(&told)
-        .unwrap_or_else(|_| Err("the child that tried it died".to_owned()))
+}
+
+/// Until all have told everything, or the time is over.
+fn hear_all<'l>(lookers: impl Iterator<Item = &'l mut Looker>, deadline: Instant) {
+    let mut open: Vec<&mut Looker> = lookers.collect();
+    while !open.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let readers: Vec<_> = open.iter().map(|looker| looker.reader.as_fd()).collect();
+        let Ok(ready) = wait_readable(&readers, Some(left)) else { return };
+        if left.is_zero() && !ready.contains(&true) {
+            return;
+        }
+        for (looker, _) in open.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
+            looker.hear();
+        }
+        open.retain(|looker| !looker.finished);
+    }
 }
 
 fn answer(look: &Look) -> Result<(), String> {

@@ -3,8 +3,8 @@
 //! themselves is known. Chains that would start the same worker share one trial. Nothing is run;
 //! importing runs what stands in the modules, as it will when the chain starts.
 //!
-//! All trials together have [`BUDGET`]: the check itself has a deadline. What there was no time for
-//! is told as a warning.
+//! The check itself has a deadline, so all trials together have what it left of [`BUDGET`]. What there
+//! was no time for is told as a warning.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -19,7 +19,7 @@ use super::accounts::at;
 use super::preflight::variables;
 use crate::config::model::{Chain, Command, Worker};
 use crate::config::{Checked, Problem, Source, locate};
-use crate::policy::environment::{Login, Variable, environment, instance_of};
+use crate::policy::environment::{Login, Variable, environment};
 use crate::policy::{fingerprint, options, safe};
 use crate::sys::account::Account;
 use crate::sys::fork::{fork_child, leave};
@@ -29,14 +29,14 @@ use crate::sys::privileges::{become_subreaper, die_with_parent, drop_to};
 use crate::sys::signals::{self, SIGKILL};
 use crate::sys::spawn::reserve_low_descriptors;
 use crate::sys::tree::signal_descendants;
-use crate::sys::wait::{Reaped, reap, signal_child, wait_for};
+use crate::sys::wait::{Reaped, end_child, reap};
 use crate::sys::{clock, pipe, stdio};
 use crate::wire::outcome::Outcome;
 use crate::wire::worker::{Ready, Request};
 use crate::worker::{self, Ground, Heard, Live, Program, manner};
 
-/// How long all trials may take.
-const BUDGET: Duration = Duration::from_secs(20);
+/// When the last trial ends, after the check began.
+const BUDGET: Duration = Duration::from_secs(22);
 
 /// How long a worker that is ready may take to end after STOP.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -58,8 +58,6 @@ pub(super) struct Tried {
 struct Trial<'c> {
     account: &'c Account,
     worker: &'c Worker,
-    variables: Vec<Variable>,
-    cwd: PathBuf,
     chains: Vec<&'c Chain>,
 }
 
@@ -73,8 +71,10 @@ enum Found {
     Late,
 }
 
-/// Tries the workers of all chains but those in `faulty`, whose surroundings are wrong.
+/// Tries the workers of all chains but those in `faulty`, whose surroundings are wrong. `begun`: when
+/// the check began, on the monotonic clock.
 pub(super) fn check(
+    begun: Duration,
     checked: &Checked,
     sources: &[Source],
     accounts: &BTreeMap<String, Result<Account, String>>,
@@ -88,13 +88,13 @@ pub(super) fn check(
         if worker::calls(chain).is_empty() || faulty(&chain.name) {
             continue;
         }
-        let trial = Trial::of(checked, chain, worker, account);
+        let trial = Trial { account, worker, chains: vec![chain] };
         match trials.iter_mut().find(|known| known.is_like(&trial)) {
             Some(known) => known.chains.push(chain),
             None => trials.push(trial),
         }
     }
-    let deadline = clock::monotonic().saturating_add(BUDGET);
+    let deadline = begun.saturating_add(BUDGET);
     for trial in &trials {
         match trial.run(deadline) {
             Found::Ready(ready) => trial.tell(checked, sources, &ready, &mut tried),
@@ -119,29 +119,30 @@ pub(super) fn check(
 }
 
 impl<'c> Trial<'c> {
-    fn of(checked: &Checked, chain: &'c Chain, worker: &'c Worker, account: &'c Account) -> Self {
+    fn is_like(&self, other: &Trial<'_>) -> bool {
+        let (ours, theirs) = (self.chains[0], other.chains[0]);
+        self.account == other.account
+            && self.worker.program == other.worker.program
+            && (&ours.path, &ours.env, &ours.env_file, &ours.cwd, &ours.rlimits)
+                == (&theirs.path, &theirs.env, &theirs.env_file, &theirs.cwd, &theirs.rlimits)
+    }
+
+    /// What the worker finds. Looked at by the child that has become the account: what a user's
+    /// paths lead to may be changed at any moment, and is opened with no other rights than that one's.
+    fn surroundings(&self) -> Result<(Vec<Variable>, PathBuf), String> {
+        let (account, chain) = (self.account, self.chains[0]);
         let login = Login {
             name: &account.name,
             uid: account.uid,
             home: &account.home,
             shell: &account.shell,
         };
-        // Read with the caller's rights; that the chain may read it was tried.
-        let from_file =
-            chain.env_file.as_deref().and_then(|file| variables(file).ok()).unwrap_or_default();
-        let instance = instance_of(&checked.config.run_root);
-        let mut variables = environment(chain, login, &from_file, &instance);
+        let from_file = chain.env_file.as_deref().map(variables).transpose()?.unwrap_or_default();
+        let mut variables = environment(chain, login, &from_file, "");
         // A process of the check is none of the chain's.
         variables.retain(|variable| !variable.name.starts_with("RUNNER_"));
         let home = || if account.home.is_dir() { account.home.clone() } else { "/".into() };
-        let cwd = chain.cwd.clone().unwrap_or_else(home);
-        Trial { account, worker, variables, cwd, chains: vec![chain] }
-    }
-
-    fn is_like(&self, other: &Trial<'_>) -> bool {
-        (self.account, &self.variables, &self.cwd) == (other.account, &other.variables, &other.cwd)
-            && self.worker.program == other.worker.program
-            && self.chains[0].rlimits == other.chains[0].rlimits
+        Ok((variables, chain.cwd.clone().unwrap_or_else(home)))
     }
 
     fn calls(&self) -> Vec<&'c str> {
@@ -200,8 +201,7 @@ impl<'c> Trial<'c> {
                 _ => break,
             }
         }
-        let _ = signal_child(child, SIGKILL);
-        let _ = wait_for(child);
+        end_child(child);
         serde_json::from_slice(&told).unwrap_or(Found::Late)
     }
 
@@ -214,12 +214,9 @@ impl<'c> Trial<'c> {
             .iter()
             .map(|(name, value)| limits::for_task(name, value.soft, value.hard))
             .collect::<Result<Vec<_>, _>>()?;
-        let ground = Ground {
-            variables: &self.variables,
-            cwd: &self.cwd,
-            death_signal: SIGKILL,
-            limits: &limits,
-        };
+        let (variables, cwd) = self.surroundings()?;
+        let ground =
+            Ground { variables: &variables, cwd: &cwd, death_signal: SIGKILL, limits: &limits };
         let program = Program::new(self.worker, &self.calls(), ground)?;
         let null = stdio::open_null().map_err(|cause| format!("cannot open /dev/null: {cause}"))?;
         let (stderr, sink) =

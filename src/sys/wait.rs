@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::fork::Pid;
+use super::pidfd::PidFd;
+use super::signals::SIGKILL;
 
 /// What happened to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,22 @@ pub fn wait_for(pid: Pid) -> io::Result<i32> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(cause) => return Err(cause.into()),
         }
+    }
+}
+
+/// How long [`end_child`] waits.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Kills a child of ours, if it has not ended, and reaps it. One that the kernel does not let go (a
+/// file system that never answers, state D of proc(5)) is left to whoever reaps it later.
+pub fn end_child(pid: Pid) {
+    let _ = signal_child(pid, SIGKILL);
+    let ended = match PidFd::open(pid) {
+        Ok(Some(held)) => held.wait(END_PATIENCE).unwrap_or(true),
+        _ => true,
+    };
+    if ended {
+        let _ = wait_for(pid);
     }
 }
 
