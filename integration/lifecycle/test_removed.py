@@ -87,6 +87,25 @@ class Removed(Base):
     def test_a_folder_that_was_moved_away_still_names_its_master(self):
         self.stopped_master_and(lambda: self.path("run").rename(self.path("away")))
 
+    def test_the_file_of_the_held_lock_that_is_put_back_into_another_folder(self):
+        """To open it once more and close either descriptor would drop the lock (fcntl(2))."""
+        os.kill(self.first.pid, signal.SIGSTOP)
+        inode = self.path("run/lock/master.lock").stat().st_ino
+        self.path("run/lock").rename(self.path("away"))
+        self.path("run/lock").mkdir(mode=0o700)
+        self.path("away/master.lock").rename(self.path("run/lock/master.lock"))
+        os.kill(self.first.pid, signal.SIGCONT)
+        wait_for("it is seen", lambda: "made anew" in self.log(), 20)
+        self.made_anew(self.first)
+        self.assertEqual(self.path("run/lock/master.lock").stat().st_ino, inode)
+        # The new folder is watched, too.
+        self.rm("run/lock")
+        self.made_anew(self.first)
+        self.config.write_text(self.config.read_text().replace("log:", "kill_concurrent: false, log:", 1))
+        self.assertEqual(self.start(self.config, ready=False).wait(20), 69, self.stderr()[-600:])
+        self.config.write_text(self.config.read_text().replace("kill_concurrent: false, ", ""))
+        self.replaced(self.start(self.config))
+
     def test_kill_concurrent_refuses_all_the_same(self):
         self.config.write_text(self.config.read_text().replace("log:", "kill_concurrent: false, log:", 1))
         os.kill(self.first.pid, signal.SIGSTOP)

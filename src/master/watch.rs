@@ -106,13 +106,19 @@ impl Master {
         }
     }
 
-    /// New folders and a new lock, held; the old one is held as before.
-    fn take_place_again(&mut self) -> Result<(Ground, File), String> {
+    /// New folders and a new lock, held; the old one is held as before. `None`: the file of the lock
+    /// that is held lies in the new folder (it was put back). Then it is not opened once more: the
+    /// close of either descriptor would drop the lock (fcntl(2)).
+    fn take_place_again(&mut self) -> Result<(Ground, Option<File>), String> {
         let ground = Ground::prepare(&self.plan.config)?;
         if ground.run_root_path != self.ground.run_root_path {
             return Err(format!("run_root leads to {} now", ground.run_root_path.display()));
         }
         let cannot = |cause: std::io::Error| format!("cannot take {LOCK}: {cause}");
+        let there = fs::identity_in(&ground.locks, LOCK);
+        if there.is_some() && there == fs::identity_of(&self.lock) {
+            return Ok((ground, None));
+        }
         let lock = fs::open_or_create(&ground.locks, LOCK, 0o600).map_err(cannot)?;
         if !locks::try_lock(&lock).map_err(cannot)? {
             let pid = locks::holder(&lock).map_err(cannot)?.unwrap_or_default();
@@ -120,7 +126,7 @@ impl Master {
             return Err(format!("another master, process {pid}, has taken its place"));
         }
         Holder::of(&self.plan, &ground, &self.groups).write(&lock).map_err(cannot)?;
-        Ok((ground, lock))
+        Ok((ground, Some(lock)))
     }
 
     /// A start that came to this place ends this process, whose lock it finds, within a moment. One
@@ -140,10 +146,12 @@ impl Master {
         }
     }
 
-    fn settle_on(&mut self, ground: Ground, lock: File) {
+    fn settle_on(&mut self, ground: Ground, lock: Option<File>) {
         self.ground = ground;
-        // The old lock goes when the new one is held: who waits for it looks at the new one next.
-        self.lock = lock;
+        if let Some(lock) = lock {
+            // The old lock goes when the new one is held: who waits for it looks at the new one next.
+            self.lock = lock;
+        }
         self.log.warn("run_root or the locks in it were removed: they are made anew");
         self.watch_folders();
         if !self.is_in_place() {

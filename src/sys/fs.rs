@@ -128,6 +128,12 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
+/// As [`identity`], of `name` in a folder; a link is not followed, and nothing is opened.
+pub fn identity_in(folder: &File, name: &str) -> Option<(u64, u64)> {
+    let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some((found.st_dev, found.st_ino))
+}
+
 /// As [`identity`], of an open file.
 pub fn identity_of(file: &File) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
