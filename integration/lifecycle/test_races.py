@@ -3,6 +3,7 @@ masters that are told to leave, two crashes out of different control groups, and
 the wrong moment can do. Bound: 4 minutes.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -454,6 +455,57 @@ class Waiting(Races):
         os.kill(first.pid, signal.SIGCONT)
         self.assertEqual(first.wait(30), 0)
         self.never_two()
+
+
+class Crowd(Races):
+    """A start that looks for older masters looks into whoever holds a lock, and keeps its own (fcntl(2):
+    the close of any descriptor of a file drops the lock on it)."""
+
+    def room(self, name):
+        folder = self.path(name)
+        folder.mkdir()
+        config = folder / "runner.ron"
+        config.write_text(f'(run_root: "{folder}/run", state_root: "{folder}/state",'
+                          f' log: (user: Current, to: File("{folder}/log")), chains: [])')
+        return folder, config
+
+    def holder(self, folder):
+        inode = (folder / "run/lock/master.lock").stat().st_ino
+        for line in pathlib.Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "POSIX" and words[5].rpartition(":")[2] == str(inode):
+                return int(words[4])
+        return None
+
+    def works(self, folder):
+        done = subprocess.run([harness.CTL, "--run-root", str(folder / "run"), "status"], capture_output=True)
+        return done.returncode == 0
+
+    def leave(self, masters):
+        for master in masters:
+            master.terminate()
+        self.assertEqual([master.wait(30) for master in masters], [0] * len(masters))
+
+    def test_another_process_has_the_lock_file_open(self):
+        folder, config = self.room("one")
+        (folder / "run/lock").mkdir(parents=True, mode=0o700)
+        with open(folder / "own", "w") as own, open(folder / "run/lock/master.lock", "w") as theirs:
+            os.fchmod(theirs.fileno(), 0o600)
+            # Who holds no lock at all is not looked into.
+            fcntl.lockf(own, fcntl.LOCK_EX)
+            master = self.start_by([], config, ready=False)
+            wait_for("it answers", lambda: self.works(folder), 30)
+            self.assertEqual(self.holder(folder), master.pid, self.stderr())
+            self.leave([master])
+
+    def test_eight_starts_at_once_with_a_run_root_each(self):
+        for number in range(24 if harness.FULL else 6):
+            rooms = [self.room(f"{number}.{n}") for n in range(8)]
+            masters = [self.start_by([], config, ready=False) for _, config in rooms]
+            for folder, _ in rooms:
+                wait_for("it answers", lambda: self.works(folder), 30)
+            self.assertEqual([self.holder(folder) for folder, _ in rooms], [master.pid for master in masters])
+            self.leave(masters)
 
 
 class Wishes(Races):
