@@ -124,7 +124,7 @@ class Hostile(Base):
         wait_for("runs", lambda: self.starts() >= 4, 30)
         pids = [int(line.split()[1]) for line in self.ledger()]
         self.assertFalse([pid for pid in pids[:-1] if alive(pid)])
-        self.assertIn("left 1 processes behind; they were ended", self.log())
+        self.assertIn("left 1 process behind; it was ended", self.log())
         self.stop(master)
 
     def test_a_task_that_outlives_every_signal_but_kill_is_timed_out(self):

@@ -139,6 +139,11 @@ class Look(Operator):
         self.went(self.ctl("explain", "busy"), 0, out="runs busyt since")
         self.ctl("pause", "busy", "--reason", "the disk is swapped", check=True)
         self.went(self.ctl("explain", "busy"), 0, out="the disk is swapped")
+        self.went(self.ctl("explain", "busy"), 0, out="finishes its current run and then pauses.")
+        self.ctl("pause", "bad", "--for", "2h", check=True)
+        self.wait_state("bad", "paused")
+        said = self.went(self.ctl("explain", "bad"), 0).stdout
+        self.assertRegex(said, r"It is paused until \S+ \S+ UTC \(in 1h 59m[^)]*\); `runnerctl resume bad`")
         self.went(self.ctl("explain", "nobody"), 4)
 
     def test_what_is_remembered_can_be_simulated_again(self):

@@ -112,7 +112,7 @@ class Senders(Story):
         lane.close()
 
         def strangers():
-            told = re.findall(r"WARN (\d+) lines were dropped: no chain sent them", self.room.said())
+            told = re.findall(r"WARN (\d+) lines? (?:was|were) dropped: no chain sent them", self.room.said())
             return sum(map(int, told))
 
         until(lambda: strangers() == 7, f"7 strangers told")

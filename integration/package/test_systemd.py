@@ -161,7 +161,7 @@ class UnderSystemd(unittest.TestCase):
         self.assertIn("chain-work", self.must("systemd-cgls", "--no-pager", "-u", UNIT))
         wait_for("the mail", lambda: "First exception caught: no such table" in self.inside(
             "sh", "-c", "cat /var/mail/runner/new/*").stdout)
-        wait_for("the daemon to be ended", lambda: "left 1 processes behind" in self.journal())
+        wait_for("the daemon to be ended", lambda: "left 1 process behind" in self.journal())
 
         # A broken file fails the reload and changes nothing; the journal has it as an error.
         self.write("(chains: [")

@@ -39,9 +39,15 @@ def inner(number):
 
 
 class Mails:
+    @runner.task(success_cooldown=td(milliseconds=200))
     @staticmethod
     def retry():
         print("retried by", os.getpid())
+
+    @runner.task(fail_cooldown=td(seconds=7))
+    @classmethod
+    def of_class(cls):
+        pass
 
 
 def leaves():
@@ -142,16 +148,20 @@ class Python(Case):
 
     def test_the_decorator_says_the_pauses_and_the_file_is_stronger(self):
         config = self.config('(call: "tasks.send_mail", fail_cooldown: "7s"),\n'
-                             '(call: "tasks.Mails.retry", success_cooldown: "200ms"),\n'
-                             '(call: "tasks.leaves_well", success_cooldown: "100ms")')
+                             '(call: "tasks.Mails.retry"),\n'
+                             '(call: "tasks.leaves_well", success_cooldown: "100ms"),\n'
+                             '(call: "tasks.Mails.of_class", success_cooldown: "100ms")')
         checked = self.check(config)
         self.assertEqual(checked.returncode, 0, checked.stderr)
         self.assertIn("chain mail: send_mail: success_cooldown 300ms (its function), "
                       f"fail_cooldown 7s ({config}:8:42; its function says 2s), "
                       "non_recoverable_downtime 12h (default)", checked.stdout)
+        # Above a static or a class method they are said as well.
+        self.assertIn("retry: success_cooldown 200ms (its function)", checked.stdout)
+        self.assertRegex(checked.stdout, r"of_class: .*fail_cooldown 7s \(its function\)")
         master = self.start(config)
         wait_for("rounds", lambda: self.chain("mail")["tasks"][2]["ok"] >= 3)
-        self.assertEqual([task["failed"] for task in self.chain("mail")["tasks"]], [0, 0, 0])
+        self.assertEqual([task["failed"] for task in self.chain("mail")["tasks"]], [0, 0, 0, 0])
         # One warm process runs them all, as the chain's user.
         said = [line.split()[-1] for line in self.log().splitlines() if " by " in line]
         self.assertEqual(len(set(said)), 1, said)

@@ -17,6 +17,7 @@ use crate::sys::wait::{Change, Reaped, reap, signal_child};
 use crate::wire::outcome::Outcome;
 use crate::wire::report::{MAX_TAIL, Report, RunEnd};
 use crate::wire::time::{Timestamp, WallTime};
+use crate::wire::words::counted;
 
 /// Pause between two rounds of SIGKILL: a fork bomb may outrun one.
 const KILL_ROUND: Duration = Duration::from_millis(50);
@@ -203,8 +204,9 @@ impl Runner<'_> {
         {
             self.kept.extend(left);
             self.write_down_kept();
-            self.reports
-                .say("info", format!("[{task}] left {count} processes behind; they are kept"));
+            let what =
+                counted(count, "process behind; it is kept", "processes behind; they are kept");
+            self.reports.say("info", format!("[{task}] left {what}"));
             return false;
         }
         let stuck = self.end_everything();

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, Loaded, Problem, Source, model::Config};
 use crate::sys::account::Account;
 use crate::sys::clock;
+use crate::wire::words::counted;
 
 pub use starter::starter;
 
@@ -182,17 +183,15 @@ pub fn check_command(path: &Path) -> u8 {
         Some(plan) if outcome.surroundings.is_empty() => {
             let chains = &plan.config.chains;
             let tasks: usize = chains.iter().map(|chain| chain.tasks.len()).sum();
-            let plural = |n: usize| if n == 1 { "" } else { "s" };
             for line in &outcome.functions {
                 let _ = writeln!(std::io::stdout(), "{line}");
             }
             let _ = writeln!(
                 std::io::stdout(),
-                "{}: {} chain{}, {tasks} task{}: all is well",
+                "{}: {}, {}: all is well",
                 path.display(),
-                chains.len(),
-                plural(chains.len()),
-                plural(tasks)
+                counted(chains.len(), "chain", "chains"),
+                counted(tasks, "task", "tasks")
             );
             0
         }

@@ -1,11 +1,12 @@
 //! `runnerctl check`: a status as one line and an exit status for a monitoring system, as the
 //! Monitoring Plugins Development Guidelines want them. Pure.
 
-use super::status::{failing, mails_wait};
+use super::status::failing;
 use super::talk::Failure;
 use super::text::word;
 use crate::wire::control::Status;
 use crate::wire::safe::safe_line;
+use crate::wire::words::mails_wait;
 
 const OK: u8 = 0;
 const WARNING: u8 = 1;

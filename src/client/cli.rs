@@ -96,7 +96,7 @@ pub enum Verb {
         /// Its name
         chain: String,
         /// Resume by itself after this time, such as 2h
-        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = pause_time)]
         time: Option<Duration>,
         /// Shown in status and in reminders
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -227,6 +227,14 @@ pub enum Verb {
     },
 }
 
+/// The length of a pause. One of no length is what `resume` is for.
+fn pause_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it is more than 0; `runnerctl resume` ends a pause".to_owned()),
+        other => other.map_err(|cause| cause.to_string()),
+    }
+}
+
 fn stream(text: &str) -> Result<Stream, String> {
     match text {
         "out" => Ok(Stream::Out),
@@ -322,6 +330,7 @@ mod tests {
             &["runnerctl", "stop", "--all", "mail"],
             &["runnerctl", "silence", "mail"],
             &["runnerctl", "pause", "mail", "--for", "2"],
+            &["runnerctl", "pause", "mail", "--for", "0s"],
             &["runnerctl", "reload", "--wait", "mail", "--wait=later"],
         ] {
             assert_eq!(Cli::try_parse_from(bad).unwrap_err().exit_code(), 2, "{bad:?}");

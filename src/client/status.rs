@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::text::{Colour, Paint, ago, ahead, brief, columns, word};
 use crate::wire::control::{ChainStatus, MasterStatus, Status, TaskStatus};
 use crate::wire::safe::safe_line;
+use crate::wire::words::mails_wait;
 
 /// The exit status of a system that is up while something in it fails.
 pub const EXIT_FAILING: u8 = 150;
@@ -144,11 +145,6 @@ pub fn remarks(master: &MasterStatus, now: SystemTime) -> Vec<String> {
         );
     }
     remarks
-}
-
-/// How many mails wait, as the beginning of a sentence.
-pub fn mails_wait(count: u64) -> String {
-    if count == 1 { "1 mail waits".to_owned() } else { format!("{count} mails wait") }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::config::model::Level;
 use crate::sys::{clock, socket};
 use crate::wire::log::Record;
 use crate::wire::time::WallTime;
+use crate::wire::words::counted;
 
 /// An [`slog::Drain`] that sends each record as a packet. Kept in an [`std::sync::Arc`], of which
 /// the root logger has a copy, it can be asked and changed at any time.
@@ -68,7 +69,10 @@ impl PacketDrain {
             let told = Record {
                 at: record.at,
                 level: 3,
-                msg: format!("{untold} records dropped: the log could not be written"),
+                msg: format!(
+                    "{} dropped: the log could not be written",
+                    counted(untold, "record", "records")
+                ),
                 kv: Vec::new(),
             };
             if !self.send_packet(&told.encode()) {

@@ -36,6 +36,7 @@ use crate::sys::signals::{self, Signals};
 use crate::sys::{append, clock, fork, poll, privileges, socket};
 use crate::wire::log::{MAX_RECORD, OutputLine, Record, Trouble};
 use crate::wire::safe;
+use crate::wire::words::counted;
 use health::{Health, Pace};
 use link::Senders;
 use sink::{REOPEN, Shared, SharedFile, Sink, Target};
@@ -317,7 +318,8 @@ impl<'a> Logger<'a> {
     fn tell_strangers(&mut self) {
         if self.strangers > 0 {
             let count = std::mem::take(&mut self.strangers);
-            let text = format!("{count} lines were dropped: no chain sent them");
+            let text =
+                format!("{} dropped: no chain sent them", counted(count, "line was", "lines were"));
             self.say(Level::Warning, text);
         }
     }
@@ -457,6 +459,9 @@ fn decode_output(packet: &[u8]) -> Result<OutputLine, String> {
 fn output_message(dropped: u64, line: String) -> (Level, String) {
     match dropped {
         0 => (Level::Info, line),
-        lines => (Level::Warning, format!("{lines} lines dropped: the log took no more")),
+        lines => (
+            Level::Warning,
+            format!("{} dropped: the log took no more", counted(lines, "line", "lines")),
+        ),
     }
 }

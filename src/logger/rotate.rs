@@ -171,26 +171,39 @@ impl RotatingFile {
     fn make_place(&mut self) -> io::Result<()> {
         let keep = self.rotate.keep.max(1);
         let mut surplus = keep + 1;
-        while let Some(old) = self.slot(surplus) {
-            self.drop_pack_of(surplus);
-            fs::remove_file(old)?;
+        while self.slot(surplus).is_some() {
+            self.remove(surplus)?;
             surplus += 1;
         }
         let mut free = 1;
         while free < keep && self.slot(free).is_some() {
             free += 1;
         }
-        if let Some(oldest) = self.slot(free) {
-            self.drop_pack_of(free);
-            fs::remove_file(oldest)?;
+        if self.slot(free).is_some() {
+            self.remove(free)?;
         }
         for number in (1..free).rev() {
-            if let Some(from) = self.slot(number) {
-                let packed = from.extension().is_some_and(|extension| extension == "gz");
-                fs::rename(&from, numbered(&self.path, number + 1, packed))?;
-                if let Some(pack) = self.pack.as_mut().filter(|pack| pack.number == number) {
-                    pack.number += 1;
+            // Both forms, where logrotate(8) has left one beside ours.
+            for packed in [true, false] {
+                let from = numbered(&self.path, number, packed);
+                if exists(&from) {
+                    fs::rename(&from, numbered(&self.path, number + 1, packed))?;
                 }
+            }
+            if let Some(pack) = self.pack.as_mut().filter(|pack| pack.number == number) {
+                pack.number += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the old files with this number.
+    fn remove(&mut self, number: u32) -> io::Result<()> {
+        self.drop_pack_of(number);
+        for packed in [true, false] {
+            match fs::remove_file(numbered(&self.path, number, packed)) {
+                Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+                _ => {}
             }
         }
         Ok(())
@@ -445,6 +458,32 @@ mod tests {
         // Who leaves all rotation to another program gets nothing compressed by this one.
         let rotate = Rotate { max_size: None, ..Rotate::default() };
         assert!(!RotatingFile::open(&path, rotate).unwrap().wants_packing());
+    }
+
+    #[test]
+    fn what_another_program_compressed_moves_with_what_has_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        for name in ["log.1.gz", "log.2", "log.2.gz", "log.3.gz"] {
+            fs::write(folder.path().join(name), format!("{name} of its own\n")).unwrap();
+        }
+        let mut file =
+            RotatingFile::open(&path, Rotate { compress: false, ..rotate(4, 7) }).unwrap();
+        write(&mut file, "old");
+        write(&mut file, "new");
+        let read = |name| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+        let found = ["log", "log.1", "log.2.gz", "log.3", "log.3.gz", "log.4.gz"].map(read);
+        assert_eq!(
+            found,
+            [
+                "new\n",
+                "old\n",
+                "log.1.gz of its own\n",
+                "log.2 of its own\n",
+                "log.2.gz of its own\n",
+                "log.3.gz of its own\n",
+            ]
+        );
     }
 
     #[test]

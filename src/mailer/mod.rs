@@ -13,10 +13,10 @@
 //! spool holds and when the next try is due.
 
 mod desk;
-mod digest;
 mod flight;
 mod ledger;
 pub mod message;
+mod more;
 mod sandbox;
 mod setup;
 pub mod spool;

@@ -13,6 +13,7 @@ use crate::sys::socket::{self, Received};
 use crate::wire::outcome::Outcome;
 use crate::wire::report::{MAX_PACKET, Report, RunEnd, decode};
 use crate::wire::time::Timestamp;
+use crate::wire::words::counted;
 
 /// Packets taken from one chain per turn: a flood delays nobody else.
 const PER_TURN: usize = 64;
@@ -134,10 +135,19 @@ impl Master {
             Report::Lost { lines, cause, main } => self.take_loss(chain, lines, cause, main),
             Report::Leftovers { task, count, ended } => {
                 let what = if ended {
-                    format!("left {count} processes behind; they were ended")
+                    counted(
+                        count,
+                        "process behind; it was ended",
+                        "processes behind; they were ended",
+                    )
                 } else {
-                    format!("left {count} processes behind that its user cannot end")
+                    counted(
+                        count,
+                        "process behind that its user cannot end",
+                        "processes behind that its user cannot end",
+                    )
                 };
+                let what = format!("left {what}");
                 self.log.say(Level::Warning, Some(chain), Some(&task), &what);
             }
         }
@@ -145,7 +155,8 @@ impl Master {
 
     fn tell_left_out(&self, chain: &str, lines: u64) {
         if lines > 0 {
-            let text = format!("left out {lines} lines that its process said for the log");
+            let lines = counted(lines, "line", "lines");
+            let text = format!("left out {lines} that its process said for the log");
             self.log.say(Level::Warning, Some(chain), None, &text);
         }
     }
@@ -173,7 +184,8 @@ impl Master {
                 }
             }
             (None, true) => {
-                let text = format!("its output is written again; {lost} lines were lost");
+                let told = counted(lost, "line was lost", "lines were lost");
+                let text = format!("its output is written again; {told}");
                 self.log.say(Level::Info, Some(chain), None, &text);
                 self.desk.output_works(chain, lost, now(), wall());
             }

@@ -17,6 +17,7 @@ use crate::sys::socket;
 use crate::sys::{clock, locks, privileges, stdio};
 use crate::wire::mail::{MailOrder, MailReply};
 use crate::wire::report::encode;
+use crate::wire::words::{counted, mails_wait};
 
 /// How long the end of the master waits for the spool.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
@@ -175,7 +176,8 @@ impl Master {
             }
             MailReply::State(state) => {
                 if let Some((error, waiting)) = self.post.told(state, now()) {
-                    self.log.warn(&format!("{waiting} mails wait for delivery: {error}"));
+                    let wait = mails_wait(waiting);
+                    self.log.warn(&format!("{wait} for delivery: {error}"));
                 }
             }
         }
@@ -209,7 +211,8 @@ impl Master {
         }
         let count = self.post.len();
         if count > 0 {
-            self.log.error(&format!("{count} mails could not be brought into the spool"));
+            let mails = counted(count, "mail", "mails");
+            self.log.error(&format!("{mails} could not be brought into the spool"));
         }
     }
 

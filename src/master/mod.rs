@@ -64,6 +64,7 @@ use crate::sys::poll::{Alarm, Epoll, Interest};
 use crate::sys::signals::Signals;
 use crate::wire::log::Trouble;
 use crate::wire::time::{Timestamp, WallTime};
+use crate::wire::words::counted;
 use crate::wire::worker::Options;
 use boot::StartContext;
 use control::ControlServer;
@@ -367,12 +368,12 @@ impl Master {
     fn tell_start(&mut self, how: &str) {
         let version = env!("CARGO_PKG_VERSION");
         let file = self.plan.config.file.display();
-        let count = self.plan.config.chains.len();
+        let chains = counted(self.plan.config.chains.len(), "chain", "chains");
         if let Err(cause) = self.ground.write_pidfile() {
             self.log.warn(&format!("cannot write my pidfile: {cause}"));
         }
         let text = format!(
-            "runner-master {version} {how}: {count} chains of {file}, generation {}",
+            "runner-master {version} {how}: {chains} of {file}, generation {}",
             self.generation
         );
         self.log.info(&text);

@@ -73,7 +73,7 @@ impl Master {
         }
         // The number may be another process's in a second.
         let _ = fs::truncate(&self.ground.run_root, &format!("{chain}.pid"));
-        self.log.say(Level::Debug, Some(chain), None, &format!("process {pid} ended: {reason:?}"));
+        self.log.say(Level::Debug, Some(chain), None, &format!("process {pid} ended: {reason}"));
         if reason == ExitReason::Signal(SIGKILL)
             && let Some(why) = self.memory_was_short()
         {

@@ -10,6 +10,7 @@ use crate::sys::fork::{Pid, give_memory_back, leave};
 use crate::sys::signals::{self, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1};
 use crate::sys::wait::signal_child;
 use crate::wire::time::Timestamp;
+use crate::wire::words::mails_wait;
 
 /// How long the end waits for deliveries and other helpers before it kills them, for their death
 /// after that, and between two looks.
@@ -315,7 +316,8 @@ impl Master {
         }
         let waiting = self.post.waiting();
         if waiting > 0 {
-            self.log.info(&format!("{waiting} mails wait for delivery by the next start"));
+            let wait = mails_wait(waiting);
+            self.log.info(&format!("{wait} for delivery by the next start"));
         }
     }
 

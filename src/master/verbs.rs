@@ -18,6 +18,7 @@ use crate::sys::{privileges, socket};
 use crate::wire::control::{Answer, Request};
 use crate::wire::report::{Order, encode};
 use crate::wire::time::Timestamp;
+use crate::wire::words::counted;
 
 /// runnerctl's exit status for a request that makes no sense now.
 const EXIT_REFUSED: u8 = 1;
@@ -228,12 +229,15 @@ impl Master {
         if let Some(slot) = self.supervisor.slot(chain) {
             let since = |at| when(self.wall_of(at));
             let at = |at: Timestamp| format!("{} (in {})", since(at), span(at.since(now())));
+            let paused = self.desk.paused(chain).is_some();
+            let until =
+                self.pauses.get(chain).map_or(String::new(), |end| format!(" until {}", at(*end)));
             lines.push(match (&slot.state, &slot.doing) {
                 (SlotState::Down, _) if !slot.after.is_empty() => {
                     format!("It waits until {} has ended.", slot.after.join(", "))
                 }
-                (SlotState::Down, _) if self.desk.paused(chain).is_some() => {
-                    format!("It is paused; `runnerctl resume {chain}` lets it go on.")
+                (SlotState::Down, _) if paused => {
+                    format!("It is paused{until}; `runnerctl resume {chain}` lets it go on.")
                 }
                 (SlotState::Down, _) => {
                     format!("It is stopped; `runnerctl start {chain}` starts it.")
@@ -243,6 +247,9 @@ impl Master {
                 }
                 (SlotState::Clearing { kill_at, .. }, _) => {
                     format!("What it left behind is ended; killed at {}.", at(*kill_at))
+                }
+                (SlotState::Draining { .. }, _) if paused => {
+                    format!("It finishes its current run and then pauses{until}.")
                 }
                 (SlotState::Draining { deadline: None, .. }, _) => {
                     "It finishes its current run and leaves.".to_owned()
@@ -268,7 +275,8 @@ impl Master {
         lines.extend(self.desk.explain(chain, now(), wall()));
         lines.extend(self.chain(chain).into_iter().flat_map(|chain| self.explain_options(chain)));
         if let Some(error) = self.post.error() {
-            lines.push(format!("{} mails are still to go: {error}", self.post.waiting()));
+            let mails = counted(self.post.waiting(), "mail is", "mails are");
+            lines.push(format!("{mails} still to go: {error}"));
         }
         lines
     }

@@ -2,6 +2,7 @@
 //! time comes in as an argument, the next deadline and a list of actions go out.
 
 pub mod backoff;
+pub mod digest;
 pub mod environment;
 pub mod fingerprint;
 pub mod notices;

@@ -51,7 +51,7 @@ pub fn keep_blanks(line: &str) -> String {
 }
 
 /// One line of a body: blanks kept, tabs as spaces to the next multiple of eight.
-fn body_line(text: &str, max: usize) -> String {
+pub fn body_line(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     let mut column = 0_usize;
     for c in Plain::new(text) {

@@ -9,4 +9,5 @@ pub mod report;
 pub mod safe;
 pub mod select;
 pub mod time;
+pub mod words;
 pub mod worker;

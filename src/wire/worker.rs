@@ -3,7 +3,7 @@
 //! error that says what is wrong with them; a word that is not known is no error, for the other
 //! end may be newer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -164,7 +164,8 @@ pub struct Raised {
 }
 
 impl Raised {
-    /// The exception in one piece: the traceback, and what it says if that is not its end.
+    /// The exception in one piece: the traceback, and what it says if that does not stand
+    /// in it.
     pub fn text(&self) -> String {
         let traceback = self.traceback.trim_end();
         let said = match (self.kind.is_empty(), self.message.is_empty()) {
@@ -174,12 +175,20 @@ impl Raised {
         };
         if traceback.is_empty() {
             said
-        } else if said.is_empty() || traceback.ends_with(said.trim_end()) {
+        } else if told(traceback, &said) {
             traceback.to_owned()
         } else {
             format!("{traceback}\n{said}")
         }
     }
+}
+
+/// Whether each line of `said` is one of the traceback's, also behind the margin that Python draws
+/// around the exceptions of a group, and before the notes of an exception.
+fn told(traceback: &str, said: &str) -> bool {
+    let bare = |line: &'_ str| line.trim_start_matches([' ', '|', '+']).trim_end().to_owned();
+    let lines: BTreeSet<String> = traceback.lines().map(bare).collect();
+    said.lines().map(bare).all(|line| line.is_empty() || lines.contains(&line))
 }
 
 /// Decodes one line, with or without its newline.
@@ -364,6 +373,15 @@ mod tests {
             Raised { kind: "ValueError".into(), message: "bad".into(), traceback: "T".into() };
         assert_eq!(raised.text(), "T\nValueError: bad");
         assert_eq!(fail, Ok(Reply::Fail { id: 7, raised }));
+        let group = "  + Exception Group Traceback (most recent call last):\n  | ExceptionGroup: many (1 sub-exception)\n  +-+--- 1 ---\n    | ValueError: bad\n    +-----";
+        for (kind, message, traceback) in [
+            ("ExceptionGroup", "many (1 sub-exception)", group),
+            ("ValueError", "bad\n\nworse", "Traceback\nValueError: bad\n\nworse\nand a note"),
+        ] {
+            let (kind, message) = (kind.to_owned(), message.to_owned());
+            let raised = Raised { kind, message, traceback: traceback.to_owned() };
+            assert_eq!(raised.text(), traceback, "told once");
+        }
         assert_eq!(text("FAIL 7"), Ok(Reply::Fail { id: 7, raised: Raised::default() }));
         let ready = text(r#"READY {"tasks":{"a":{"success_cooldown":900.5,"more":[]},"b":{}}}"#);
         let options = Options {

@@ -65,8 +65,10 @@ def task(function=None, *, success_cooldown=None, fail_cooldown=None, non_recove
         seconds(name, value)
 
     def decorate(function):
+        # Of a static or class method, a look-up by name finds the function inside.
+        inner = getattr(function, "__func__", function)
         for name, value in options.items():
-            setattr(function, name, value)
+            setattr(inner, name, value)
         return function
 
     return decorate if function is None else decorate(function)

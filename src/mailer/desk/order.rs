@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Desk, Job, Next, Source};
-use crate::mailer::digest::digest;
 use crate::mailer::ledger::Clock;
 use crate::mailer::spool::{Meta, Stored};
+use crate::policy::digest::digest;
 use crate::policy::postbox::{Dispatch, Letter, Postbox};
 use crate::wire::mail::{Envelope, MailReply};
 use crate::wire::time::Timestamp;
@@ -157,7 +157,8 @@ impl Desk<'_> {
         if notices.is_empty() {
             return Ok(());
         }
-        let mut stored = Stored::new(&digest(&notices, &to, clock.wall), &to, clock.wall);
+        let held: Vec<&Envelope> = notices.iter().collect();
+        let mut stored = Stored::new(&digest(&held, &to, clock.wall), &to, clock.wall);
         stored.merged = merged;
         let threads = notices.iter().filter_map(|n| Some((n.thread.clone()?, n.kind.closes())));
         stored.threads = threads.collect();

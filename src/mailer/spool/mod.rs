@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::listing::{Entry, Place, list};
 pub use self::names::{hash, is_mail_name, safe_id};
-use super::digest::More;
+use super::more::More;
 use crate::sys::folder::{Folder, wait_flock};
 use crate::wire::mail::{Envelope, NoticeKind};
 use crate::wire::time::WallTime;

@@ -13,17 +13,21 @@ pub(super) fn find(lines: &[&str]) -> Said {
     let mut telling: Vec<(&str, String)> = Vec::new();
     let mut other: Option<&str> = None;
     let mut last: Option<&str> = None;
-    for line in lines
+    for (at, line) in lines
         .iter()
+        .enumerate()
         .rev()
-        .map(|line| unstamped(bounded(line).trim()))
-        .filter(|l| !is_noise(l))
+        .map(|(at, line)| (at, unstamped(bounded(line).trim())))
+        .filter(|(_, line)| !is_noise(line))
         .take(LOOKED_AT)
     {
         last = last.or(Some(line));
         match weight(line) {
             Weight::Error if telling.len() < TELLING => {
-                let normal = normalised(line);
+                let mut normal = normalised(line);
+                if let Some(number) = source_line(line, lines.get(at + 1)) {
+                    normal.push_str(&format!(" in line {number}"));
+                }
                 if !telling.iter().any(|(_, known)| *known == normal) {
                     telling.push((line, normal));
                 }
@@ -46,6 +50,24 @@ pub(super) fn find(lines: &[&str]) -> Said {
     }
     said
 }
+
+/// The line of source that a compiler complains of: the same words of another line are another
+/// error. `FILE:LINE:` begins the line, or `--> FILE:LINE:COLUMN` follows it.
+fn source_line<'a>(line: &'a str, next: Option<&&'a str>) -> Option<&'a str> {
+    let arrow = next.and_then(|next| next.trim_start().strip_prefix("--> "));
+    let mut parts = arrow.unwrap_or(line).split(':');
+    let (file, number) = (parts.next()?, parts.next()?);
+    let (_, kind) = file.rsplit_once('.')?;
+    let known = SOURCES.contains(&kind) && !file.contains(' ');
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    (known && is_number && parts.next().is_some()).then_some(number)
+}
+
+/// Files that a compiler reads. The lines of data have numbers that change.
+const SOURCES: [&str; 18] = [
+    "c", "cc", "cpp", "cxx", "h", "hpp", "rs", "go", "java", "kt", "cs", "swift", "scala", "ts",
+    "tsx", "hs", "ml", "zig",
+];
 
 enum Weight {
     /// Says what is wrong.

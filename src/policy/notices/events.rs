@@ -14,6 +14,7 @@ use crate::wire::mail::NoticeKind;
 use crate::wire::outcome::Outcome;
 use crate::wire::report::RunEnd;
 use crate::wire::time::{Timestamp, WallTime};
+use crate::wire::words::counted;
 
 /// After which a refused upgrade of one cause is told again, and the window of the bound on all.
 const REFUSED_AGAIN: Duration = Duration::from_secs(12 * 3600);
@@ -303,9 +304,8 @@ impl NoticeDesk {
     ) {
         let withheld = std::mem::take(&mut self.upgrades.withheld);
         if withheld > 0 {
-            let why = format!(
-                "{withheld} more refused upgrades: at most {FIRSTS} of these go out in 12h"
-            );
+            let more = counted(withheld, "more refused upgrade", "more refused upgrades");
+            let why = format!("{more}: at most {FIRSTS} of these go out in 12h");
             out.fact("Not mailed", &why);
         }
         out.fact("Host", &self.host);

@@ -6,6 +6,7 @@ use super::rules::Rules;
 use super::text::{span, when};
 use super::throttle::{FIRSTS, Moment, Throttle};
 use crate::wire::time::{Timestamp, WallTime};
+use crate::wire::words::counted;
 
 impl NoticeDesk {
     /// Lines for a person; empty for an unknown chain.
@@ -138,8 +139,8 @@ fn of_task(
     }
     if state.outage.is_none() && state.since.outages > 0 {
         lines.push(format!(
-            "{name}: {} unmailed outages since the last notice; the fifth or a later one that ends at {} or later is mailed as UNSTABLE",
-            state.since.outages,
+            "{name}: {} since the last notice; the fifth or a later one that ends at {} or later is mailed as UNSTABLE",
+            counted(state.since.outages, "unmailed outage", "unmailed outages"),
             at(state.since.at + rules.limit)
         ));
     }

@@ -11,6 +11,7 @@ use super::text::{Body, message, span, when};
 use crate::policy::safe;
 use crate::wire::mail::NoticeKind;
 use crate::wire::time::{Timestamp, WallTime};
+use crate::wire::words::counted;
 
 /// After which trouble with the same log is told again.
 const AGAIN: Duration = Duration::from_secs(12 * 3600);
@@ -178,7 +179,13 @@ impl NoticeDesk {
             }
             Telling::Works => {
                 out.blank();
-                out.fact("Lost", &format!("{lost} lines since the start, told in the log too"));
+                out.fact(
+                    "Lost",
+                    &format!(
+                        "{} since the start, told in the log too",
+                        counted(lost, "line", "lines")
+                    ),
+                );
                 (NoticeKind::Healed, 0)
             }
         };

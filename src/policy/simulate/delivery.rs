@@ -2,12 +2,12 @@
 //! over the limit. The mail server of a simulation never fails.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use super::Arrival;
 use crate::config::model::Limit;
+use crate::policy::digest::digest;
 use crate::policy::postbox::{Dispatch, Letter, Postbox};
-use crate::wire::mail::{Envelope, NoticeKind};
+use crate::wire::mail::Envelope;
 use crate::wire::time::{Timestamp, WallTime};
 
 /// Delivers `mails` (in order of time).
@@ -78,7 +78,8 @@ fn deliver_to(
             }
             Dispatch::Merge(places) => {
                 let wall = u64::try_from(wall_at_zero.saturating_add(now.0)).unwrap_or(0);
-                let mail = digest(&waiting, &places, to, WallTime(wall));
+                let merged = places.iter().filter_map(|place| Some(&waiting.get(*place)?.mail));
+                let mail = digest(&merged.collect::<Vec<_>>(), to, WallTime(wall));
                 let mut place = 0;
                 waiting.retain(|_| {
                     place += 1;
@@ -87,28 +88,5 @@ fn deliver_to(
                 waiting.push(Waiting { arrived: now, merged: true, mail });
             }
         }
-    }
-}
-
-/// The several as one, in short: the mailer's own digest says more of each.
-fn digest(waiting: &[Waiting], places: &[usize], to: &str, at: WallTime) -> Envelope {
-    let count = places.len();
-    let mut body =
-        format!("{count} notices were held back, because many came in a short time:\n\n");
-    for waiting in places.iter().filter_map(|place| waiting.get(*place)) {
-        let mail = &waiting.mail;
-        let chain = mail.chain.as_deref().unwrap_or("runner");
-        let _ = writeln!(body, "{}  {chain}: {}", mail.at, mail.subject);
-    }
-    Envelope {
-        id: format!("digest-{:x}", at.0),
-        thread: None,
-        kind: NoticeKind::Digest,
-        to: vec![to.to_owned()],
-        subject: format!("[runner] {count} notices"),
-        body,
-        chain: None,
-        task: None,
-        at,
     }
 }

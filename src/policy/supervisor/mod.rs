@@ -10,6 +10,7 @@ mod slot;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,15 @@ pub enum ExitReason {
     Code(i32),
     /// This signal of signal(7).
     Signal(i32),
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitReason::Code(code) => write!(f, "exit {code}"),
+            ExitReason::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
 }
 
 /// All chains.
