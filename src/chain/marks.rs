@@ -51,17 +51,14 @@ impl Marks<'_> {
         }
         let me = i32::try_from(std::process::id()).unwrap_or(0);
         let begun = proc::start_time(me);
-        let is_old = |pid: &Pid| {
-            *pid != me
-                && proc::start_time(*pid) <= begun
-                && self.are_on(*pid)
-                && !proc::is_or_descends_from(*pid, kept)
-        };
+        let is_old = |pid: &Pid| *pid != me && proc::start_time(*pid) <= begun && self.are_on(*pid);
         let start = clock::monotonic();
         let (mut asked, mut killed) = (false, false);
         loop {
+            let kept = proc::with_descendants(kept);
+            let is_left = |pid: &Pid| !kept.contains(pid) && is_old(pid);
             let left: Vec<Pid> =
-                proc::pids().map(|pids| pids.filter(is_old).collect()).unwrap_or_default();
+                proc::pids().map(|pids| pids.filter(is_left).collect()).unwrap_or_default();
             let waited = clock::monotonic().saturating_sub(start);
             if left.is_empty() || waited > PATIENCE.saturating_add(PATIENCE) {
                 return;

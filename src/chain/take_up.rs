@@ -336,9 +336,8 @@ impl Taking<'_, '_> {
 
     fn marked(&self, uid: u32, kept: &BTreeSet<Pid>) -> Vec<i32> {
         let me = i32::try_from(std::process::id()).unwrap_or(0);
-        let is_orphan = |pid: &Pid| {
-            *pid != me && self.is_marked(*pid, uid) && !proc::is_or_descends_from(*pid, kept)
-        };
+        let kept = proc::with_descendants(kept);
+        let is_orphan = |pid: &Pid| *pid != me && !kept.contains(pid) && self.is_marked(*pid, uid);
         proc::pids().map(|pids| pids.filter(is_orphan).collect()).unwrap_or_default()
     }
 

@@ -6,21 +6,22 @@ use crate::config::model::Level;
 use crate::policy::supervisor::ExitReason;
 use crate::sys::fs;
 use crate::sys::oom::{Kills, Since};
-use crate::sys::signals::{SIGCONT, SIGKILL};
+use crate::sys::signals::{self, SIGCHLD, SIGCONT, SIGKILL};
 use crate::sys::wait::{Change, Reaped, reap, signal_child};
 
+/// Changes of children that are taken note of in one turn of the loop.
+const PER_TURN: usize = 500;
+
+/// Turns that a handover waits for; what changes after that, the next image hears of.
+const HANDOVER_TURNS: usize = 100;
+
 impl Master {
-    /// Everything that ended, however many: signals coalesce (signal(7)).
+    /// Everything that ended, however many: signals coalesce (signal(7)). A user can make thousands end,
+    /// stop and go on, so others have their turn meanwhile.
     pub(super) fn reap_children(&mut self) {
-        loop {
-            match reap(true) {
-                Ok(Reaped::One(change)) => self.child_changed(change),
-                Ok(Reaped::Nothing | Reaped::NoChildren) => break,
-                Err(cause) => {
-                    self.log.error(&format!("cannot wait for my children: {cause}"));
-                    break;
-                }
-            }
+        if !self.reap_some() {
+            signals::raise(SIGCHLD);
+            return;
         }
         // Where chains are among them, what they left is looked for next.
         if !self.supervisor.ends_strays_next() {
@@ -28,8 +29,28 @@ impl Master {
         }
     }
 
+    /// Whether those were all.
+    fn reap_some(&mut self) -> bool {
+        for _ in 0..PER_TURN {
+            match reap(true) {
+                Ok(Reaped::One(change)) => self.child_changed(change),
+                Ok(Reaped::Nothing | Reaped::NoChildren) => return true,
+                Err(cause) => {
+                    self.log.error(&format!("cannot wait for my children: {cause}"));
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// The last look before the handover: what ended by now is not handed over.
     pub(super) fn reap_for_handover(&mut self) {
+        for _ in 0..HANDOVER_TURNS {
+            if self.reap_some() {
+                break;
+            }
+        }
         self.reap_children();
         self.act();
     }

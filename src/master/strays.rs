@@ -18,7 +18,7 @@ use crate::policy::supervisor::SlotState;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::Pid;
 use crate::sys::signals::{SIGCONT, SIGINT, SIGKILL, SIGTERM};
-use crate::sys::tree::signal_descendants_of;
+use crate::sys::tree::signal_trees;
 use crate::sys::wait::{Change, Reaped, children, reap, signal_child};
 use crate::sys::{clock, fs, poll, proc};
 
@@ -114,8 +114,8 @@ impl Master {
         let hurried = self.phase == super::Phase::Killing;
         let signal = if hurried { SIGKILL } else { slot.terms.stop_signal };
         let left = self.strays.left.entry(chain.to_owned()).or_default();
+        signal_trees(&left.iter().copied().collect::<Vec<_>>(), signal);
         for pid in &*left {
-            signal_descendants_of(*pid, signal);
             let _ = signal_child(*pid, SIGCONT);
         }
         if !left.is_empty() {
@@ -162,9 +162,7 @@ impl Master {
     pub(super) fn look_for_strays(&mut self) {
         let Some(fresh) = self.see_strays() else { return };
         let signal = if self.phase == super::Phase::Killing { SIGKILL } else { SIGTERM };
-        for pid in fresh {
-            signal_descendants_of(pid, signal);
-        }
+        signal_trees(&fresh, signal);
         self.let_go_on();
     }
 
@@ -199,36 +197,58 @@ impl Master {
         }
         self.strays.seen.extend(&fresh);
         // Looked at after the strays: a chain that lives now had not left them.
-        let dead: Vec<String> = self
+        let dead: Vec<(String, Option<u32>)> = self
             .supervisor
             .slots()
             .filter(|(_, slot)| match slot.state.pid() {
                 Some(pid) => !proc::is_alive(pid),
                 None => matches!(slot.state, SlotState::Clearing { .. }),
             })
-            .map(|(name, _)| name.to_owned())
+            .map(|(name, _)| (name.to_owned(), self.uid_of(name)))
             .collect();
-        for chain in &dead {
-            self.strays.left.entry(chain.clone()).or_default().extend(&fresh);
+        let mut all_wait = Vec::new();
+        for pid in fresh {
+            let whose = self.may_have_left(pid, &dead);
+            if !whose.is_empty() && whose.iter().all(|chain| self.strays.waiting.contains(*chain)) {
+                all_wait.push(pid);
+            }
+            for chain in whose {
+                self.strays.left.entry(chain.clone()).or_default().insert(pid);
+            }
         }
-        let all_wait = dead.iter().all(|chain| self.strays.waiting.contains(chain));
-        Some(if all_wait && !dead.is_empty() { fresh } else { Vec::new() })
+        Some(all_wait)
+    }
+
+    /// Which of some dead chains may have left a stray. Its control group says it for sure, else its
+    /// user does: no user's processes hold up another user's chain. What is of none of their users (a
+    /// setuid program, a user that the chain had before) may be of any.
+    fn may_have_left<'d>(&self, pid: Pid, dead: &'d [(String, Option<u32>)]) -> Vec<&'d String> {
+        let group = self.groups.own.as_ref().and_then(|cgroups| cgroups.chain_of(pid));
+        if let Some((name, _)) = dead.iter().find(|(name, _)| Some(name) == group.as_ref()) {
+            return vec![name];
+        }
+        let uid = proc::uid_of(pid);
+        let of_user = dead.iter().any(|(_, whose)| whose.is_some() && *whose == uid);
+        let may = |whose: &Option<u32>| !of_user || whose.is_none() || *whose == uid;
+        dead.iter().filter(|(_, whose)| may(whose)).map(|(name, _)| name).collect()
+    }
+
+    fn uid_of(&self, chain: &str) -> Option<u32> {
+        Some(self.plan.accounts.get(chain)?.as_ref().ok()?.uid)
     }
 
     /// Kills what a dead chain left; new orphans are found at the next look.
     pub(super) fn kill_strays_of(&mut self, chain: &str) {
-        for pid in self.strays.left.get(chain).into_iter().flatten() {
-            signal_descendants_of(*pid, SIGKILL);
-        }
+        let left = self.strays.left.get(chain).into_iter().flatten();
+        signal_trees(&left.copied().collect::<Vec<_>>(), SIGKILL);
         self.look_for_strays();
     }
 
     /// At the end nothing is kept: what was becomes a stray like any other.
     pub(super) fn end_kept_strays(&mut self, kill: bool) {
         let signal = if kill { SIGKILL } else { SIGTERM };
-        for pid in std::mem::take(&mut self.strays.kept).into_keys() {
-            signal_descendants_of(pid, signal);
-        }
+        let kept = std::mem::take(&mut self.strays.kept);
+        signal_trees(&kept.into_keys().collect::<Vec<_>>(), signal);
     }
 
     /// The last look before the master leaves: children that no chain waits for any more. Whether
@@ -254,9 +274,7 @@ impl Master {
             }
             let signal = if now >= kill_at { SIGKILL } else { SIGTERM };
             if signal == SIGKILL || !asked {
-                for pid in unknown.unwrap_or_default() {
-                    signal_descendants_of(pid, signal);
-                }
+                signal_trees(&unknown.unwrap_or_default(), signal);
             }
             asked = true;
             self.systemd.handle_timeout(super::now());

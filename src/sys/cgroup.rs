@@ -1,7 +1,7 @@
 //! A control group of its own for each chain (cgroups(7), version 2), where that can be made: the
 //! one thing that finds whatever a chain started, whatever it calls itself and whoever adopted it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,9 @@ use super::fork::Pid;
 use super::pidfd::PidFd;
 use super::proc;
 use super::signals::SIGKILL;
+
+/// Processes that are held at the same time.
+const MOST_HELD: usize = 1000;
 
 /// The folder below which our groups are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,12 +82,16 @@ impl CgroupRoot {
 
     /// Whether a process is in one of these groups.
     pub fn holds(&self, pid: Pid) -> bool {
-        let Ok(cgroup) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
-        let name = self.0.file_name().map(|name| name.to_string_lossy().into_owned());
-        match (own_path(&cgroup), name) {
-            (Some(path), Some(name)) => path.split('/').any(|part| part == name),
-            _ => false,
-        }
+        self.chain_of(pid).is_some()
+    }
+
+    /// The chain in whose group a process is.
+    pub fn chain_of(&self, pid: Pid) -> Option<String> {
+        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let mut parts = own_path(&cgroup)?.split('/');
+        let name = self.0.file_name()?.to_str()?;
+        parts.find(|part| *part == name)?;
+        Some(parts.next()?.strip_prefix("chain-")?.to_owned())
     }
 
     /// Takes the folder away with its empty groups, if nothing is in it; whether it is gone.
@@ -120,25 +127,32 @@ impl Cgroup {
         self.is_populated() && (spared.is_empty() || !self.processes_but(spared).is_empty())
     }
 
-    fn processes_but(&self, spared: &BTreeSet<Pid>) -> Vec<Pid> {
-        let mut found = Vec::new();
+    fn processes(&self) -> HashSet<Pid> {
+        let mut found = HashSet::new();
         list(&self.0, &mut found);
-        found.retain(|pid| !proc::is_or_descends_from(*pid, spared));
+        found
+    }
+
+    fn processes_but(&self, spared: &BTreeSet<Pid>) -> HashSet<Pid> {
+        let mut found = self.processes();
+        for pid in proc::with_descendants(spared) {
+            found.remove(&pid);
+        }
         found
     }
 
     /// Sends a signal to everything in it and below but `spared` and what descends from those.
     pub fn signal_but(&self, spared: &BTreeSet<Pid>, signal: i32) {
-        let held: Vec<(Pid, PidFd)> = self
-            .processes_but(spared)
-            .into_iter()
-            .filter_map(|pid| Some((pid, PidFd::open(pid).ok()??)))
-            .collect();
-        // Held first, then looked at again: it is in the group, or it is not the one we saw.
-        let still = self.processes_but(spared);
-        for (pid, held) in held {
-            if still.contains(&pid) {
-                let _ = held.signal(signal);
+        let processes: Vec<Pid> = self.processes_but(spared).into_iter().collect();
+        for some in processes.chunks(MOST_HELD) {
+            let held: Vec<(Pid, PidFd)> =
+                some.iter().filter_map(|pid| Some((*pid, PidFd::open(*pid).ok()??))).collect();
+            // Held first, then looked at again: it is in the group, or it is not the one we saw.
+            let still = self.processes();
+            for (pid, held) in held {
+                if still.contains(&pid) {
+                    let _ = held.signal(signal);
+                }
             }
         }
     }
@@ -169,7 +183,7 @@ impl Cgroup {
     }
 }
 
-fn list(group: &Path, found: &mut Vec<Pid>) {
+fn list(group: &Path, found: &mut HashSet<Pid>) {
     let here = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     found.extend(here.lines().filter_map(|line| line.parse::<Pid>().ok()));
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {

@@ -1,7 +1,8 @@
 //! What `/proc` says of processes (proc(5)), and how ours are called in ps(1).
 
-use std::collections::BTreeSet;
-use std::io;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, Read};
 
 use super::fork::Pid;
 
@@ -14,12 +15,18 @@ pub fn pids() -> io::Result<impl Iterator<Item = Pid>> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok()))
 }
 
-/// The fields of `/proc/PID/stat` after the name, which may hold anything.
+/// The fields of `/proc/PID/stat` after the name, which may hold anything. One read(2), for each makes
+/// the kernel write it all anew, and a master may have to look at thousands.
+fn stat_text(pid: Pid) -> Option<String> {
+    let mut text = [0; 1024];
+    let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
+    let text = &text[..length];
+    let name_ends = text.iter().rposition(|byte| *byte == b')')?;
+    Some(String::from_utf8_lossy(&text[name_ends + 1..]).into_owned())
+}
+
 fn stat(pid: Pid) -> Option<Vec<String>> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat).into_owned();
-    let rest = &stat[stat.rfind(')')? + 1..];
-    Some(rest.split_whitespace().map(str::to_owned).collect())
+    Some(stat_text(pid)?.split_whitespace().map(str::to_owned).collect())
 }
 
 /// The parent of a process.
@@ -78,41 +85,50 @@ pub fn environment_value(pid: Pid, name: &str) -> Option<String> {
         .map(|value| String::from_utf8_lossy(value).into_owned())
 }
 
-/// Every descendant of a process, nearest first, by one look at all processes.
-pub fn descendants(ancestor: Pid) -> Vec<Pid> {
+/// A process, its parent and its start time at one look. As long as number and start time stay the
+/// same it is the same process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Its number.
+    pub pid: Pid,
+    /// Its parent's.
+    pub parent: Pid,
+    /// In clock ticks since boot.
+    pub start: u64,
+}
+
+/// A look at one process; `None`: it is gone.
+pub fn look(pid: Pid) -> Option<Seen> {
+    let text = stat_text(pid)?;
+    let mut fields = text.split_ascii_whitespace().skip(1);
+    Some(Seen { pid, parent: fields.next()?.parse().ok()?, start: fields.nth(17)?.parse().ok()? })
+}
+
+/// Every descendant of some processes, nearest first, by one look at all processes: as long as that
+/// takes for one ancestor, it takes for thousands.
+pub fn descendants(ancestors: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
     let Ok(pids) = pids() else { return Vec::new() };
-    let parents: Vec<(Pid, Pid)> = pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
-    let mut found = vec![ancestor];
-    let mut next = 0;
-    while next < found.len() {
-        let parent = found[next];
-        next += 1;
-        for (pid, their_parent) in &parents {
-            if *their_parent == parent && !found.contains(pid) {
-                found.push(*pid);
-            }
-        }
+    let mut below: HashMap<Pid, Vec<Seen>> = HashMap::new();
+    for seen in pids.filter_map(look) {
+        below.entry(seen.parent).or_default().push(seen);
     }
-    found.remove(0);
+    let mut found: Vec<Seen> =
+        ancestors.into_iter().flat_map(|pid| below.remove(&pid).unwrap_or_default()).collect();
+    let mut next = 0;
+    while let Some(seen) = found.get(next) {
+        next += 1;
+        found.extend(below.remove(&seen.pid).unwrap_or_default());
+    }
     found
 }
 
-/// Whether a process is one of `roots` or, by a look at its parents now, descends from one.
-pub fn is_or_descends_from(pid: Pid, roots: &BTreeSet<Pid>) -> bool {
+/// Some processes and every descendant of theirs, by one look.
+pub fn with_descendants(roots: &BTreeSet<Pid>) -> BTreeSet<Pid> {
     if roots.is_empty() {
-        return false;
+        return BTreeSet::new();
     }
-    let mut at = pid;
-    for _ in 0..1000 {
-        if roots.contains(&at) {
-            return true;
-        }
-        match parent_of(at) {
-            Some(parent) if parent > 1 => at = parent,
-            _ => return false,
-        }
-    }
-    false
+    let below = descendants(roots.iter().copied()).into_iter().map(|seen| seen.pid);
+    roots.iter().copied().chain(below).collect()
 }
 
 /// Renames this process in ps(1): the command line by writing over the one it was started with

@@ -1,6 +1,9 @@
 //! Signals to everything below this process. What is no direct child may end and give its number
 //! to a stranger at any moment, so each is held by a pidfd and looked at once more before the
-//! signal goes out.
+//! signal goes out. Each call looks at all processes once, however many it is for: a user can leave as
+//! many as the limits allow, one below the other or all side by side, and the master sweeps them.
+
+use std::collections::HashSet;
 
 use super::fork::Pid;
 use super::pidfd::PidFd;
@@ -17,42 +20,32 @@ pub struct Sent {
 
 /// Sends `signal` to every descendant of this process but those in `spared` and their own.
 pub fn signal_descendants(spared: &[Pid], signal: i32) -> Sent {
-    let me = nix::unistd::getpid().as_raw();
-    let mut sent = Sent::default();
-    let children: Vec<Pid> = wait::children()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|child| !spared.contains(child))
-        .collect();
-    let mut below = Vec::new();
-    for child in &children {
-        below.extend(proc::descendants(*child).into_iter().map(|pid| (pid, *child)));
-    }
-    for (pid, _) in &below {
-        // Held first, then looked at: it is still below us, or it is not the one we saw.
-        let Ok(Some(held)) = PidFd::open(*pid) else { continue };
-        if !is_below(*pid, me, spared) {
-            continue;
-        }
-        count(&mut sent, held.signal(signal).map(|_| ()));
-    }
-    for child in children {
-        count(&mut sent, wait::signal_child(child, signal));
-    }
-    sent
+    let mut children = wait::children().unwrap_or_default();
+    children.retain(|child| !spared.contains(child));
+    signal_trees(&children, signal)
 }
 
-/// Sends `signal` to a direct child and everything below it.
-pub fn signal_descendants_of(child: Pid, signal: i32) -> Sent {
-    let me = nix::unistd::getpid().as_raw();
+/// Sends `signal` to direct children and everything below them.
+pub fn signal_trees(children: &[Pid], signal: i32) -> Sent {
     let mut sent = Sent::default();
-    for pid in proc::descendants(child) {
-        let Ok(Some(held)) = PidFd::open(pid) else { continue };
-        if is_below(pid, me, &[]) {
+    if children.is_empty() {
+        return sent;
+    }
+    let me = nix::unistd::getpid().as_raw();
+    let mut ours: HashSet<Pid> = children.iter().copied().collect();
+    for seen in proc::descendants(children.iter().copied()) {
+        // Held first, then looked at: it is the one that was seen, and it is still below one of
+        // these, or has come up to this process since that one ended.
+        let Ok(Some(held)) = PidFd::open(seen.pid) else { continue };
+        let Some(still) = proc::look(seen.pid) else { continue };
+        if still.start == seen.start && (still.parent == me || ours.contains(&still.parent)) {
+            ours.insert(seen.pid);
             count(&mut sent, held.signal(signal).map(|_| ()));
         }
     }
-    count(&mut sent, wait::signal_child(child, signal));
+    for child in children {
+        count(&mut sent, wait::signal_child(*child, signal));
+    }
     sent
 }
 
@@ -62,16 +55,4 @@ fn count(sent: &mut Sent, result: std::io::Result<()>) {
         Err(cause) if cause.raw_os_error() == Some(libc::EPERM) => sent.refused += 1,
         Err(_) => {}
     }
-}
-
-fn is_below(pid: Pid, ancestor: Pid, spared: &[Pid]) -> bool {
-    let mut at = pid;
-    for _ in 0..1000 {
-        match proc::parent_of(at) {
-            Some(parent) if parent == ancestor => return !spared.contains(&at),
-            Some(parent) if parent > 1 => at = parent,
-            _ => return false,
-        }
-    }
-    false
 }
