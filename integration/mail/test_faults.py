@@ -15,7 +15,7 @@ import threading
 import time
 import unittest
 
-from lib.harness import FULL, add_user, remove_user, wait_for
+from lib.harness import FULL, add_user, alive, remove_user, wait_for
 from post import PACE, TROUBLE, MailCase, identity, parse
 from sink import SILENT, SLOW, Authority, Sink
 
@@ -540,6 +540,83 @@ class Spool(Fault):
 
     def kept_for(self, words):
         return lambda: words in (self.master_status()["mail_error"] or "")
+
+
+class Orphans(MailCase):
+    """A mailer whose master was killed lets the next one deliver, and neither loses nor doubles a mail."""
+
+    ONCE = TROUBLE.replace('"1s"', '"1h"').replace('"250ms"', '"1h"')
+
+    def begin(self, **modes):
+        self.sink = Sink()
+        self.addCleanup(self.sink.close)
+        self.sink.modes = modes
+        self.config = self.write_config(self.ONCE, self.mail_section(self.smtp(self.sink.port)), level="Info")
+        self.master = self.start(self.config)
+
+    def kill(self):
+        """Ends the master alone; its mailer and what that one has spooled."""
+        left = self.mailers(self.master)
+        waiting = {mail.name.rsplit(".", 2)[0] for mail in self.path("spool").glob("*.mail")}
+        self.master.kill()
+        self.master.wait()
+        self.assertEqual(len(waiting), 1)
+        return left, waiting
+
+    def all_arrive_once(self, left, waiting):
+        ids = lambda: [identity(text).partition("@")[0].lstrip("<") for _, _, text in self.sink.messages]
+        wait_for("what was spooled", lambda: waiting <= set(ids()), 30)
+        self.ask("mail-flush")
+        wait_for("nothing waits", lambda: self.nothing_waits() and not self.mailers(self.masters[-1]), 30)
+        self.assertEqual(len(ids()), len(set(ids())))
+        wait_for("the old mailer is gone", lambda: not any(map(alive, left)), 30)
+
+    def test_a_silent_server_holds_up_no_later_mailer(self):
+        self.begin(banner=SILENT)
+        wait_for("a delivery hangs", lambda: self.sink.held and self.mailers(self.master), 30)
+        left, waiting = self.kill()
+        self.sink.modes = {}
+        begun = time.monotonic()
+        self.start(self.config)
+        wait_for("the first mail", lambda: self.sink.messages, 25)
+        self.rows.append(f"first mail after kill -9 and a start: {time.monotonic() - begun:.1f} s")
+        self.all_arrive_once(left, waiting)
+
+    def test_what_the_server_is_just_taking_is_not_sent_twice(self):
+        entered = threading.Event()
+
+        def slow(_line):
+            entered.set()
+            time.sleep(2)
+            return True
+
+        self.begin(**{"DATA.": slow})
+        self.assertTrue(entered.wait(30))
+        left, waiting = self.kill()
+        self.start(self.config)
+        self.all_arrive_once(left, waiting)
+
+    def test_what_was_spooled_is_delivered_without_a_master(self):
+        """As long as the server takes it."""
+        entered, go_on = threading.Event(), threading.Event()
+
+        def held(_line):
+            entered.set()
+            go_on.wait(4)
+            return True
+
+        self.begin(banner=held)
+        self.assertTrue(entered.wait(30))
+        self.ask("mail-test")
+        spooled = lambda: len(list(self.path("spool").glob("*.mail")))
+        wait_for("two mails wait", lambda: spooled() == 2, 30)
+        left = self.mailers(self.master)
+        self.master.kill()
+        self.master.wait()
+        go_on.set()
+        wait_for("both arrive", lambda: len(self.sink.messages) == 2, 30)
+        wait_for("the mailer is gone", lambda: not any(map(alive, left)), 30)
+        self.assertEqual(spooled(), 0)
 
 
 class TheLongDelivery(MailCase):

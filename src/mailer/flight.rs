@@ -14,6 +14,8 @@ use crate::sys::wait::{signal_child, signal_group, wait_for};
 
 /// How long one message to one recipient may take, whatever hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// How long it may take when the master is gone: the next one's mailer waits for it.
+const ALONE: Duration = Duration::from_secs(5);
 /// How long the child may take for its farewell once the outcome is known.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// SIGKILL (signal(7)).
@@ -32,7 +34,7 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Forks the child. `lock` stays open in it: as long as it lives nobody else delivers.
+    /// Forks the child. `lock` stays open in it: as long as it lives nobody else delivers from the spool.
     pub(super) fn start(
         way: &Way<'_>,
         job: Job,
@@ -72,6 +74,16 @@ impl Flight {
     /// What to poll.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
+    }
+
+    /// The master is gone: less time is left.
+    pub(super) fn hurry(&mut self) {
+        self.deadline = self.deadline.min(monotonic() + ALONE);
+    }
+
+    /// Whether it is over before anybody knows how it went.
+    pub(super) fn is_cut(&self) -> bool {
+        self.outcome.is_none() && self.time_left().is_zero()
     }
 
     /// How long it may still take.

@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::desk::{Desk, Next};
 use super::ledger::Clock;
 use super::spool::{Entry, Place, Spool, list};
-use super::transport::Outcome;
+use super::transport::{Outcome, Way};
+use super::turn::work;
 use crate::config::model::{Limit, Mail, Transport, UserSpec};
-use crate::wire::mail::{Envelope, MailReply, NoticeKind};
+use crate::sys::socket::{packet_pair, send_packet};
+use crate::wire::mail::{Envelope, MailOrder, MailReply, NoticeKind};
 use crate::wire::time::WallTime;
 
 fn mail(spool: &Path, mails: u32) -> Mail {
@@ -76,6 +78,22 @@ fn ids(envelopes: &[Envelope]) -> Vec<&str> {
 
 fn listed(dir: &Path) -> Vec<Entry> {
     list(dir, 1000).unwrap()
+}
+
+#[test]
+fn what_a_master_that_is_gone_had_given_is_brought_into_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let mail = mail(dir.path(), 30);
+    let (ours, theirs) = packet_pair().unwrap();
+    for n in 0..100 {
+        let order = MailOrder::Spool(notice(&format!("m{n}")));
+        assert!(send_packet(&ours, &serde_json::to_vec(&order).unwrap()).unwrap());
+    }
+    drop(ours);
+    let way = Way { mail: &mail, secret: Ok(None), host: "here" };
+    // No delivery can be forked here: this process has threads.
+    work(desk(&mail, &Clock::now()), &way, &theirs);
+    assert_eq!(listed(dir.path()).len(), 100);
 }
 
 #[test]

@@ -1,4 +1,10 @@
 //! The mailer's loop. From its first line on nothing is fatal.
+//!
+//! The master may be killed, which shows by its end of the socket: a change of uid does not clear that
+//! as it does a death signal (prctl(2)), and an upgrade keeps it open. What was given to the mailer is
+//! brought into the spool then, too. It delivers on as long as that goes well, each mail within a few
+//! seconds: a server that is just taking one gets it once, and one that is silent does not hold up the
+//! mailer of the next master, which waits for the lock.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -7,7 +13,7 @@ use super::desk::{Desk, Next};
 use super::flight::Flight;
 use super::ledger::Clock;
 use super::transport::{Outcome, Way};
-use crate::sys::poll::wait_readable;
+use crate::sys::poll::wait_readable_or_gone;
 use crate::sys::socket::{Received, receive_packet, receive_packet_waiting, send_packet_waiting};
 use crate::wire::mail::{MailOrder, MailReply, SpoolState};
 
@@ -18,15 +24,30 @@ const ORDERS: usize = 64;
 /// How often it is tried to become the one who delivers, while more orders may come.
 const LOCK_AGAIN: Duration = Duration::from_secs(1);
 
+/// For whom the mailer works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Master {
+    /// It hears what becomes of its mails.
+    Lives,
+    /// The spool's mails go out as long as the server takes them.
+    Gone,
+    /// They are left to the next one's mailer.
+    Replaced,
+}
+
 /// Takes orders and delivers until no more orders come and nothing is due.
 pub(super) fn work(mut desk: Desk<'_>, way: &Way<'_>, socket: &OwnedFd) {
     let mut orders = Orders { socket, open: true, buffer: vec![0; PACKET] };
     let mut flight: Option<Flight> = None;
+    let mut master = Master::Lives;
     loop {
         let mut wait = None;
         if flight.is_none() {
-            match start_next(&mut desk, way, socket) {
-                Start::Flying(started) => flight = Some(*started),
+            match start_next(&mut desk, way, socket, master) {
+                Start::Flying(mut started) => {
+                    alone(master, &mut started, &mut desk);
+                    flight = Some(*started);
+                }
                 Start::Later(after) if orders.open => wait = after,
                 Start::Later(_) => break,
             }
@@ -37,17 +58,32 @@ pub(super) fn work(mut desk: Desk<'_>, way: &Way<'_>, socket: &OwnedFd) {
         let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
         fds.extend(orders.open.then(|| socket.as_fd()));
         fds.extend(flight.as_ref().map(Flight::fd));
-        let ready = wait_readable(&fds, wait).unwrap_or_default();
+        let peer = (master == Master::Lives).then(|| socket.as_fd());
+        let (ready, gone) = wait_readable_or_gone(&fds, peer, wait).unwrap_or_default();
         let order_ready = orders.open && ready.first() == Some(&true);
         let flight_ready = flight.is_some() && ready.last() == Some(&true);
+        if gone {
+            master = Master::Gone;
+            if let Some(flight) = &mut flight {
+                alone(master, flight, &mut desk);
+            }
+        }
         if order_ready {
             orders.take(&mut desk);
         }
         if let Some(mut going) = flight.take() {
             let ended = flight_ready && going.read();
             if ended || going.time_left().is_zero() {
+                let cut = master != Master::Lives && going.is_cut();
                 let (job, outcome) = going.land();
-                send(socket, desk.finish(&job, outcome, &Clock::now()));
+                let went = matches!(outcome, Outcome::Sent { .. } | Outcome::Refused(_));
+                if !(cut && job.is_spooled()) {
+                    send(socket, desk.finish(&job, outcome, &Clock::now()));
+                }
+                if master == Master::Gone && !went {
+                    master = Master::Replaced;
+                    desk.unlock();
+                }
             } else {
                 flight = Some(going);
             }
@@ -59,6 +95,16 @@ pub(super) fn work(mut desk: Desk<'_>, way: &Way<'_>, socket: &OwnedFd) {
     send(socket, vec![MailReply::State(desk.state(&clock, elsewhere))]);
 }
 
+/// Without a master a delivery from the spool is short. One that goes directly is in no spool, so nobody
+/// else could do it: it has its time, and others deliver meanwhile.
+fn alone(master: Master, flight: &mut Flight, desk: &mut Desk<'_>) {
+    match master {
+        Master::Lives => {}
+        Master::Gone | Master::Replaced if flight.job.is_spooled() => flight.hurry(),
+        Master::Gone | Master::Replaced => desk.unlock(),
+    }
+}
+
 enum Start {
     /// A delivery has begun.
     Flying(Box<Flight>),
@@ -66,20 +112,23 @@ enum Start {
     Later(Option<Duration>),
 }
 
-fn start_next(desk: &mut Desk<'_>, way: &Way<'_>, socket: &OwnedFd) -> Start {
+fn start_next(desk: &mut Desk<'_>, way: &Way<'_>, socket: &OwnedFd, master: Master) -> Start {
     loop {
         let clock = Clock::now();
-        if desk.lock(&clock) {
+        if master != Master::Replaced && desk.lock(&clock) {
             desk.refresh(&clock);
         }
         let next = desk.next(&clock);
         match next {
-            Next::Deliver(job) => match Flight::start(way, *job, desk.lock_file()) {
-                Ok(flight) => return Start::Flying(Box::new(flight)),
-                Err((job, cause)) => {
-                    send(socket, desk.finish(&job, Outcome::ServerLater(cause), &clock));
+            Next::Deliver(job) => {
+                let lock = desk.lock_file().filter(|_| job.is_spooled());
+                match Flight::start(way, *job, lock) {
+                    Ok(flight) => return Start::Flying(Box::new(flight)),
+                    Err((job, cause)) => {
+                        send(socket, desk.finish(&job, Outcome::ServerLater(cause), &clock));
+                    }
                 }
-            },
+            }
             Next::GiveBack(reply) => send(socket, [reply]),
             Next::Wait(_) | Next::Nothing => {
                 if desk.lock_file().is_none() {

@@ -151,12 +151,31 @@ impl AsFd for Alarm {
 /// # Errors
 /// When a descriptor is invalid.
 pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<PollFd<'_>> =
-        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    wait_readable_or_gone(fds, None, timeout).map(|(ready, _)| ready)
+}
+
+/// As [`wait_readable`], and until the other end of the socket `peer` is closed whole, which is the
+/// second word: one that only sends no more (shutdown(2)) still reads.
+///
+/// # Errors
+/// As [`wait_readable`].
+pub fn wait_readable_or_gone(
+    fds: &[BorrowedFd<'_>],
+    peer: Option<BorrowedFd<'_>>,
+    timeout: Option<Duration>,
+) -> io::Result<(Vec<bool>, bool)> {
+    let readable = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN));
+    // POLLHUP is told unasked (poll(2)).
+    let peer = peer.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::empty()));
+    let mut polled: Vec<PollFd<'_>> = readable.chain(peer).collect();
     let timeout = timeout.map(timespec);
     match poll(&mut polled, timeout.as_ref()) {
-        Ok(_) => Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect()),
-        Err(Errno::INTR) => Ok(vec![false; fds.len()]),
+        Ok(_) => {
+            let (read, peer) = polled.split_at(fds.len());
+            let ready = read.iter().map(|fd| !fd.revents().is_empty()).collect();
+            Ok((ready, peer.iter().any(|fd| fd.revents().contains(PollFlags::HUP))))
+        }
+        Err(Errno::INTR) => Ok((vec![false; fds.len()], false)),
         Err(cause) => Err(cause.into()),
     }
 }
@@ -194,6 +213,19 @@ pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_sends_no_more_is_not_gone() {
+        let (ours, theirs) = super::super::socket::packet_pair().unwrap();
+        let look = || {
+            let soon = Some(Duration::from_millis(1));
+            wait_readable_or_gone(&[], Some(theirs.as_fd()), soon).unwrap().1
+        };
+        super::super::socket::close_sending(&ours);
+        assert!(!look());
+        drop(ours);
+        assert!(look());
+    }
 
     #[test]
     fn an_alarm_that_moves_on_a_little_is_left_as_it_is() {

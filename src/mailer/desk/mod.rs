@@ -28,6 +28,13 @@ pub(super) struct Job {
     threads: Vec<(String, bool)>,
 }
 
+impl Job {
+    /// Whether the mail lies in the spool, so that another mailer could deliver it, too.
+    pub(super) fn is_spooled(&self) -> bool {
+        matches!(self.source, Source::File(..))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Source {
     /// A file of the spool.
@@ -256,6 +263,6 @@ impl<'a> Desk<'a> {
     }
 }
 
-/// Milliseconds after which the master looks again when another mailer delivers just now: that one
-/// will tell better when it ends.
-const ELSEWHERE: u64 = 30_000;
+/// Milliseconds after which the master looks again when another mailer delivers just now. If it is one
+/// of its own, that one tells better when it ends, and nothing is begun; else an earlier master left it.
+const ELSEWHERE: u64 = 2_000;
