@@ -1,7 +1,7 @@
 //! The master's ground taken away while it runs: a cleaner of temporary files, a boot script or an
 //! operator removes or moves run_root, `lock/` or the lock's file. What is held then lies nowhere, and
 //! the next start would find nobody. So the kernel tells the master (inotify(7)), which makes
-//! everything anew at once: folders, lock, control socket, pidfiles.
+//! everything anew at once: folders, lock, control socket, pidfiles. The admins are told.
 //!
 //! If a start comes first, or this process is stopped meanwhile, that start finds it by the lock that
 //! it still holds ([`super::takeover`]) and ends it; until then it must not let go of that. A master
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::ground::Ground;
 use super::takeover::{Holder, LOCK};
-use super::{GROUND, Master, Phase, now};
+use super::{GROUND, Master, Phase, now, wall};
 use crate::sys::poll::Interest;
 use crate::sys::watch::Watcher;
 use crate::sys::{fs, locks};
@@ -35,6 +35,8 @@ pub(super) struct Watch {
     watcher: Option<Watcher>,
     /// When it is tried again to have it back; `None`: everything is in its place.
     pub(super) retry_at: Option<Timestamp>,
+    /// Since when it could not be had back.
+    since: Option<Timestamp>,
     /// Why it could not be had back, as it was told.
     told: Option<String>,
     /// Who has the lock that is in place now, and since when.
@@ -92,11 +94,16 @@ impl Master {
         self.watch.retry_at = None;
         if !self.is_in_place() {
             match self.take_place_again() {
-                Ok((ground, lock)) => self.settle_on(ground, lock),
+                Ok((ground, lock)) => {
+                    self.settle_on(ground, lock);
+                    let run_root = self.ground.run_root_path.display().to_string();
+                    self.desk.run_root_back(&run_root, now(), wall());
+                    self.saver.important(now());
+                }
                 Err(problem) => return self.wait_for_ground(problem),
             }
         }
-        (self.watch.told, self.watch.rival) = (None, None);
+        (self.watch.since, self.watch.told, self.watch.rival) = (None, None, None);
         if self.control.as_ref().is_none_or(|control| !control.is_in_place()) {
             if let Some(control) = self.control.take() {
                 control.close(&self.epoll);
@@ -175,7 +182,15 @@ impl Master {
     }
 
     fn wait_for_ground(&mut self, problem: String) {
-        self.watch.retry_at = Some(now() + AGAIN);
+        let at = now();
+        self.watch.retry_at = Some(at + AGAIN);
+        // While something is still removing, a try may fail: that alone is no mail.
+        if at >= *self.watch.since.get_or_insert(at) + AGAIN {
+            let run_root = self.ground.run_root_path.display().to_string();
+            let cause = format!("they cannot be made anew: {problem}");
+            self.desk.run_root_lost(&run_root, &cause, at, wall());
+            self.saver.important(at);
+        }
         if self.watch.told.as_ref() != Some(&problem) {
             self.log.error(&format!(
                 "run_root or the locks in it were removed and cannot be made anew: {problem}; \

@@ -197,6 +197,7 @@ pub struct NoticeDesk {
     pub(crate) upgrades: Upgrades,
     /// With the main log.
     pub(crate) log_trouble: Trouble,
+    pub(crate) run_root_trouble: Trouble,
     pub(crate) recent: VecDeque<Decision>,
     /// Counts ids.
     pub(crate) sequence: u64,
@@ -216,6 +217,7 @@ impl NoticeDesk {
             agenda: BTreeSet::new(),
             upgrades: Upgrades::default(),
             log_trouble: Trouble::default(),
+            run_root_trouble: Trouble::default(),
             recent: VecDeque::new(),
             sequence: 0,
             deeds: Vec::new(),
@@ -256,7 +258,8 @@ impl NoticeDesk {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Timestamp> {
         let chains = self.agenda.first().map(|(at, _)| *at);
-        chains.into_iter().chain(self.log_trouble.due()).min()
+        let troubles = [&self.log_trouble, &self.run_root_trouble];
+        chains.into_iter().chain(troubles.into_iter().filter_map(Trouble::due)).min()
     }
 
     /// What status shows of a task.

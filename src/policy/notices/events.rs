@@ -8,6 +8,7 @@ use super::history::Remembered;
 use super::rules::ChainRules;
 use super::text::{Body, RunFacts, message, span, when};
 use super::throttle::{FIRSTS, Failure, Throttle};
+use super::troubles::What;
 use crate::config::model::{Chain, Config};
 use crate::policy::safe;
 use crate::wire::mail::NoticeKind;
@@ -331,7 +332,8 @@ impl NoticeDesk {
     /// Tells what has fallen due. Harmless at any time; [`NoticeDesk::next_timeout`] says when it
     /// is needed.
     pub fn handle_timeout(&mut self, now: Timestamp, wall: WallTime) {
-        self.settle_trouble(None, now, wall);
+        self.settle_trouble(What::Log, now, wall);
+        self.settle_trouble(What::RunRoot, now, wall);
         while let Some(&(due, place)) = self.agenda.first()
             && due <= now
         {
@@ -358,7 +360,7 @@ impl NoticeDesk {
         if self.chains[place].pause_due().is_some_and(|due| due <= now) {
             self.tell_paused(place, now, wall);
         }
-        self.settle_trouble(Some(place), now, wall);
+        self.settle_trouble(What::Output(place), now, wall);
         let Some((task, due)) = self.chains[place].run_due() else { return };
         if due > now || (at_end && due == now) {
             return;

@@ -45,6 +45,7 @@ pub struct SavedDesk {
     chains: Lenient<BTreeMap<String, Lenient<SavedChain>>>,
     upgrades: Lenient<Upgrades>,
     log_trouble: Lenient<Trouble>,
+    run_root_trouble: Lenient<Trouble>,
     recent: Lenient<Vec<Lenient<Option<Decision>>>>,
 }
 
@@ -84,6 +85,7 @@ impl NoticeDesk {
             chains: Lenient(chains.collect()),
             upgrades: Lenient(self.upgrades.clone()),
             log_trouble: Lenient(self.log_trouble.clone()),
+            run_root_trouble: Lenient(self.run_root_trouble.clone()),
             recent: Lenient(self.recent.iter().cloned().map(|d| Lenient(Some(d))).collect()),
         }
     }
@@ -109,6 +111,8 @@ impl NoticeDesk {
         desk.upgrades.bound_and_shift(shift);
         desk.log_trouble = saved.log_trouble.0;
         desk.log_trouble.shift(shift);
+        desk.run_root_trouble = saved.run_root_trouble.0;
+        desk.run_root_trouble.shift(shift);
         desk.recent = saved.recent.0.into_iter().filter_map(|decision| decision.0).collect();
         desk.recent.truncate(200);
         for (name, chain) in saved.chains.0 {

@@ -1,6 +1,7 @@
-//! Logs that cannot be written: the main log, and the file of a chain's output. No run fails
-//! because of it and nothing waits, so the admins are told once when it begins and once when it
-//! is over; of one log again after 12 h at the earliest, however often its disk fills up.
+//! Trouble in which no run fails and nothing waits: logs that cannot be written (the main log, and the
+//! file of a chain's output), and a run_root that is taken away. So the admins are told once when it
+//! begins and once when it is over; of the same again after 12 h at the earliest, however often a disk
+//! fills up or a cleaner comes by.
 
 use std::time::Duration;
 
@@ -16,7 +17,18 @@ use crate::wire::words::counted;
 /// After which trouble with the same log is told again.
 const AGAIN: Duration = Duration::from_secs(12 * 3600);
 
-/// Trouble with one log.
+/// What is in trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The main log.
+    Log,
+    /// run_root or the locks in it.
+    RunRoot,
+    /// The output of the chain at this place.
+    Output(usize),
+}
+
+/// Trouble with one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Trouble {
@@ -58,6 +70,12 @@ impl Trouble {
         self.lost = lost;
     }
 
+    /// It was over as soon as it was seen: nothing of it is told any more.
+    fn passed(&mut self) {
+        self.works(0);
+        self.mailed = false;
+    }
+
     /// When it will be told of if it lasts; a silence puts that off.
     pub(crate) fn due(&self) -> Option<Timestamp> {
         let waits = self.open && !self.mailed;
@@ -94,13 +112,32 @@ impl NoticeDesk {
     /// The main log cannot be written: `what` says "cannot VERB OBJECT: CAUSE".
     pub fn log_fails(&mut self, what: &str, now: Timestamp, wall: WallTime) {
         self.log_trouble.fails(what, now);
-        self.settle_trouble(None, now, wall);
+        self.settle_trouble(What::Log, now, wall);
     }
 
     /// The main log is written again; `lost` records ever were not.
     pub fn log_works(&mut self, lost: u64, now: Timestamp, wall: WallTime) {
         self.log_trouble.works(lost);
-        self.settle_trouble(None, now, wall);
+        self.settle_trouble(What::Log, now, wall);
+    }
+
+    /// `run_root` or the locks in it were taken away and cannot be made anew.
+    pub fn run_root_lost(&mut self, run_root: &str, cause: &str, now: Timestamp, wall: WallTime) {
+        let what = format!("lost run_root {run_root} or the locks in it: {cause}");
+        self.run_root_trouble.fails(&what, now);
+        self.settle_trouble(What::RunRoot, now, wall);
+    }
+
+    /// They are made anew, which is told as the end of such trouble, or by itself if it was done at
+    /// once.
+    pub fn run_root_back(&mut self, run_root: &str, now: Timestamp, wall: WallTime) {
+        if self.run_root_trouble.open {
+            self.run_root_trouble.works(0);
+            self.settle_trouble(What::RunRoot, now, wall);
+        } else {
+            self.run_root_lost(run_root, "they are made anew", now, wall);
+            self.run_root_trouble.passed();
+        }
     }
 
     /// A chain's output cannot be written into its file.
@@ -108,7 +145,7 @@ impl NoticeDesk {
         let Some(&place) = self.index.get(chain) else { return };
         self.settle(place, now, wall, true);
         self.chains[place].output.fails(what, now);
-        self.settle_trouble(Some(place), now, wall);
+        self.settle_trouble(What::Output(place), now, wall);
         self.rearm(place);
     }
 
@@ -117,43 +154,43 @@ impl NoticeDesk {
         let Some(&place) = self.index.get(chain) else { return };
         self.settle(place, now, wall, true);
         self.chains[place].output.works(lost);
-        self.settle_trouble(Some(place), now, wall);
+        self.settle_trouble(What::Output(place), now, wall);
         self.rearm(place);
     }
 
-    /// Tells what is to be told of a chain's output, or of the main log, by now.
-    pub(crate) fn settle_trouble(&mut self, place: Option<usize>, now: Timestamp, wall: WallTime) {
-        let thread = match place {
-            Some(place) if self.chains[place].quiet(now) => return,
-            Some(place) => self.unique(&self.chains[place].rules.name, wall),
-            None => self.unique("log", wall),
-        };
-        let trouble = match place {
-            Some(place) => &mut self.chains[place].output,
-            None => &mut self.log_trouble,
-        };
-        if let Some(telling) = trouble.tells(thread, now) {
-            self.tell_trouble(place, &telling, now, wall);
+    fn trouble(&mut self, of: What) -> &mut Trouble {
+        match of {
+            What::Log => &mut self.log_trouble,
+            What::RunRoot => &mut self.run_root_trouble,
+            What::Output(place) => &mut self.chains[place].output,
         }
     }
 
-    fn tell_trouble(
-        &mut self,
-        place: Option<usize>,
-        telling: &Telling,
-        now: Timestamp,
-        wall: WallTime,
-    ) {
-        let trouble = place.map_or(&self.log_trouble, |place| &self.chains[place].output);
-        let what = match (telling, place) {
+    /// Tells what is to be told of it by now.
+    pub(crate) fn settle_trouble(&mut self, of: What, now: Timestamp, wall: WallTime) {
+        let thread = match of {
+            What::Output(place) if self.chains[place].quiet(now) => return,
+            What::Output(place) => self.unique(&self.chains[place].rules.name, wall),
+            What::Log => self.unique("log", wall),
+            What::RunRoot => self.unique("run_root", wall),
+        };
+        if let Some(telling) = self.trouble(of).tells(thread, now) {
+            self.tell_trouble(of, &telling, now, wall);
+        }
+    }
+
+    fn tell_trouble(&mut self, of: What, telling: &Telling, now: Timestamp, wall: WallTime) {
+        let trouble = self.trouble(of);
+        let what = match (telling, of) {
             (Telling::Fails { .. }, _) => trouble.what.as_str(),
-            (Telling::Works, None) => "the log is written again",
-            (Telling::Works, Some(_)) => "the output is written again",
+            (Telling::Works, What::Log) => "the log is written again",
+            (Telling::Works, What::RunRoot) => "run_root and the locks in it are there again",
+            (Telling::Works, What::Output(_)) => "the output is written again",
         };
         let (since, lost) = (now.since(trouble.since), trouble.lost);
         let begins = matches!(telling, Telling::Fails { .. });
         let thread = Thread { of: trouble.thread, begins };
-        let said = message(what, "the log cannot be written");
+        let said = message(what, "something is in trouble");
         let mut letters = said.chars();
         let words: String = letters
             .next()
@@ -165,12 +202,22 @@ impl NoticeDesk {
         out.line(&format!("{words}."));
         let (kind, withheld) = match telling {
             Telling::Fails { withheld } => {
-                out.line("Runs go on, and so do notices; what cannot be written is counted.");
+                let (meanwhile, next) = match of {
+                    What::RunRoot => (
+                        "Runs go on, and so do notices; what cannot be made anew is tried again all the time.",
+                        "find out what removes or moves it (a cleaner of temporary files, a script)",
+                    ),
+                    What::Log | What::Output(_) => (
+                        "Runs go on, and so do notices; what cannot be written is counted.",
+                        "make room; writing is tried again all the time",
+                    ),
+                };
+                out.line(meanwhile);
                 out.blank();
                 if since >= Duration::from_secs(1) {
                     out.fact("Since", &format!("{} ago", span(since)));
                 }
-                out.fact("Next", "make room; writing is tried again all the time");
+                out.fact("Next", next);
                 if *withheld > 0 {
                     let why = format!("the same trouble, {withheld} times since the last mail");
                     out.fact("Not mailed", &why);
@@ -179,15 +226,16 @@ impl NoticeDesk {
             }
             Telling::Works => {
                 out.blank();
-                out.fact(
-                    "Lost",
-                    &format!(
-                        "{} since the start, told in the log too",
-                        counted(lost, "line", "lines")
-                    ),
-                );
+                if of != What::RunRoot {
+                    let lost = counted(lost, "line", "lines");
+                    out.fact("Lost", &format!("{lost} since the start, told in the log too"));
+                }
                 (NoticeKind::Healed, 0)
             }
+        };
+        let place = match of {
+            What::Output(place) => Some(place),
+            What::Log | What::RunRoot => None,
         };
         if let Some(place) = place {
             out.fact("Chain", &self.chains[place].rules.name);
@@ -225,6 +273,23 @@ mod tests {
             }
         }
         assert_eq!(told, [(0, 0), (0, 0), (12, 719), (12, 0), (24, 719), (24, 0)]);
+    }
+
+    #[test]
+    fn trouble_that_has_passed_is_told_without_its_end_and_counted_if_it_is_not_told() {
+        let mut trouble = Trouble::default();
+        for hour in 0..13 {
+            trouble.fails("lost", Timestamp(hour * HOUR));
+            let told = trouble.tells(7, Timestamp(hour * HOUR));
+            let expected = match hour {
+                0 => Some(Telling::Fails { withheld: 0 }),
+                12 => Some(Telling::Fails { withheld: 11 }),
+                _ => None,
+            };
+            assert_eq!(told, expected, "{hour}");
+            trouble.passed();
+            assert_eq!((trouble.tells(7, Timestamp(hour * HOUR)), trouble.due()), (None, None));
+        }
     }
 
     #[test]
