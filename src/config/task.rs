@@ -166,10 +166,14 @@ fn command(
     opening: &std::ops::Range<usize>,
     has_worker: bool,
 ) -> Option<Command> {
-    let said: Vec<_> =
-        ["run", "sh", "call"].into_iter().filter_map(|word| fields.get(word)).collect();
+    // None takes nothing back here: no command stands further out.
+    let said: Vec<_> = ["run", "sh", "call"]
+        .into_iter()
+        .filter_map(|word| fields.get(word))
+        .filter(|entry| entry.value.kind != Kind::None)
+        .collect();
     match said.as_slice() {
-        [] if ["run", "sh", "call"].iter().any(|word| !fields.lacks(word)) => return None,
+        [] if ["run", "sh", "call"].iter().any(|word| says(fields, word)) => return None,
         [] => {
             let help =
                 "say what it does: run: [\"program\", \"argument\"], or sh: \"a shell's line\"";
