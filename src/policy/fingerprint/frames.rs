@@ -1,6 +1,6 @@
 //! Languages whose traces are lines of `at PLACE`: Java and its kin, Node, .NET.
 
-use super::{Said, quoted, typed};
+use super::{Said, plain, quoted, typed};
 
 /// Frames that count, from the innermost.
 const FRAMES: usize = 12;
@@ -10,14 +10,15 @@ const ABOVE: usize = 8;
 /// The last trace, with its causes.
 pub(super) fn find(lines: &[&str]) -> Option<Said> {
     let mut last: Option<Said> = None;
-    let mut frames = 0;
+    let (mut frames, mut several) = (0, false);
     for (at, line) in lines.iter().enumerate() {
         let bare = line.trim();
         let ended = last.as_ref().map_or(0, |said| said.end);
         if let Some(place) = frame(bare) {
             if last.is_none() || at > ended {
-                let (said, _) = begin(lines, at);
+                let (said, header) = begin(lines, at);
                 last = Some(said);
+                several = lines[header].trim_start().starts_with('[');
                 frames = 0;
             }
             if let Some(said) = &mut last {
@@ -32,11 +33,13 @@ pub(super) fn find(lines: &[&str]) -> Option<Said> {
                 }
             }
         } else if let Some(said) = last.as_mut().filter(|said| at <= said.end) {
-            if let Some(cause) = cause(bare) {
+            let one_of_several = several && exception(bare).is_some();
+            let cause = cause(bare).or(one_of_several.then_some(bare));
+            if let Some(cause) = cause {
                 said.add(cause);
                 frames = 0;
             }
-            if cause(bare).is_some() || is_joint(bare) {
+            if cause.is_some() || is_joint(bare) {
                 said.end = at + 1;
             }
         }
@@ -46,7 +49,7 @@ pub(super) fn find(lines: &[&str]) -> Option<Said> {
 
 /// `at PLACE`, where PLACE looks like one.
 fn frame(line: &str) -> Option<&str> {
-    let place = line.strip_prefix("at ")?;
+    let place = line.strip_prefix("at ")?.trim_end_matches(',');
     let called = place.ends_with(')') && place.contains('(');
     let number = place.rsplit([':', ' ']).next().unwrap_or("");
     let numbered =
@@ -90,7 +93,9 @@ fn cause(line: &str) -> Option<&str> {
 fn is_joint(line: &str) -> bool {
     (line.starts_with("... ") && (line.ends_with("more") || line.ends_with("...")))
         || line.starts_with("--- End of")
-        || line.starts_with('}')
+        || line.starts_with(['}', ']'])
+        || line.starts_with("[... lines matching")
+        || line.starts_with("Emitted 'error' event")
 }
 
 /// What stands above the first frame.
@@ -110,7 +115,7 @@ fn begin(lines: &[&str], first: usize) -> (Said, usize) {
     match exception(line) {
         Some((kind, text)) => {
             said.add(&format!("{kind}: {text}"));
-            said.message = quoted(kind, text);
+            said.message = quoted(kind, plain::reason(text));
         }
         None => {
             said.add(line);
@@ -128,7 +133,8 @@ fn exception(line: &str) -> Option<(&str, &str)> {
     };
     let line = line.strip_prefix("Unhandled exception. ").unwrap_or(line);
     let line = line.strip_prefix("Uncaught ").unwrap_or(line);
-    let (kind, text) = typed(line)?;
-    let known = ["Error", "Exception", "Throwable", "Fault", "Failure"];
+    let several = line.strip_prefix('[').and_then(|line| line.strip_suffix("] {"));
+    let (kind, text) = typed(several.unwrap_or(line))?;
+    let known = ["Error", "Exception", "Throwable", "Fault", "Failure", "PromiseRejection"];
     (known.iter().any(|end| kind.ends_with(end)) || kind.contains('.')).then_some((kind, text))
 }

@@ -2,7 +2,8 @@
 //!
 //! It is made of the outcome (exit code, signal, timeout, cannot start) and of what standard error
 //! said: for a stack trace of a known language its exceptions, messages and frames (`python`,
-//! `frames`, `native`), else the lines that carry the error (`plain`). Numbers and other values
+//! `frames`, `native`), else the lines that carry the error (`plain`), of which a
+//! logging library may have written some (`logged`). Numbers and other values
 //! are replaced by marks (`normalise`), words stay. Where a trace shows no source text, the line
 //! number of the innermost frame tells two places of one function apart.
 //!
@@ -10,6 +11,7 @@
 //! nothing is kept afterwards.
 
 mod frames;
+mod logged;
 mod native;
 mod normalise;
 mod plain;
@@ -122,8 +124,12 @@ fn look(stderr: &[u8]) -> Said {
     let tail = &stderr[stderr.len().saturating_sub(MAX_INPUT)..];
     let text = String::from_utf8_lossy(tail);
     let clean: String;
-    let text = if text.contains('\u{1b}') {
-        let lines: Vec<String> = text.lines().map(safe::keep_blanks).collect();
+    let text = if text.contains('\u{1b}') || text.contains("{\"log\":\"") {
+        let plain = |line| {
+            let line = safe::keep_blanks(line);
+            logged::unwrapped(&line).unwrap_or(line)
+        };
+        let lines: Vec<String> = text.lines().map(plain).collect();
         clean = lines.join("\n");
         clean.as_str()
     } else {

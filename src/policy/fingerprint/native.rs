@@ -76,17 +76,28 @@ fn after_backtrace(lines: &[&str], mut end: usize) -> usize {
 /// An error and, below `Caused by:`, its causes, as Rust's error reports print them. The first
 /// line says what was to be done, so that is quoted.
 fn causes(lines: &[&str]) -> Option<Said> {
-    let at = lines.iter().rposition(|line| *line == "Caused by:")?;
-    let error = lines[..at].iter().rev().take(2).find(|line| !line.trim().is_empty())?;
-    if !error.to_lowercase().starts_with("error") {
-        return None;
-    }
+    const JOINT: &str = "Caused by:";
+    let mut at = lines.iter().rposition(|line| *line == JOINT)?;
+    // Cargo writes the words once more in front of each cause.
+    let error = loop {
+        let above = lines[..at].iter().rev().take(2).find(|line| !line.trim().is_empty())?;
+        if above.to_lowercase().starts_with("error") {
+            break above;
+        }
+        at = lines[..at].iter().rposition(|line| *line == JOINT)?;
+    };
     let mut said = Said { sure: true, message: (*error).to_owned(), ..Said::default() };
     said.add(error);
     said.end = at + 1;
-    while let Some(cause) = lines.get(said.end).filter(|line| line.starts_with(' ')) {
-        said.add(cause.trim());
-        said.end += 1;
+    let mut next = said.end;
+    while let Some(line) = lines.get(next) {
+        next += 1;
+        if line.starts_with(' ') {
+            said.add(line.trim());
+            said.end = next;
+        } else if !line.is_empty() && *line != JOINT {
+            break;
+        }
     }
     Some(said)
 }

@@ -1,6 +1,9 @@
 //! Everything without a stack trace: the lines that carry the error. Many programs end every
 //! failure with the same words, so the last line is often not the one that tells.
 
+use std::borrow::Cow;
+
+use super::logged::{self, Logged};
 use super::{Said, bounded, normalised};
 
 /// Lines that carry the error and count for its identity, from the last.
@@ -10,43 +13,51 @@ const LOOKED_AT: usize = 200;
 
 /// The lines that carry the error. Always gives something; `sure` says whether it is one.
 pub(super) fn find(lines: &[&str]) -> Said {
-    let mut telling: Vec<(&str, String)> = Vec::new();
-    let mut other: Option<&str> = None;
-    let mut last: Option<&str> = None;
-    for (at, line) in lines
+    let mut telling: Vec<(Cow<'_, str>, String)> = Vec::new();
+    let mut other: Option<(Cow<'_, str>, &str)> = None;
+    let mut last: Option<(Cow<'_, str>, &str)> = None;
+    for (at, Logged { text, whole, error }) in lines
         .iter()
         .enumerate()
         .rev()
-        .map(|(at, line)| (at, unstamped(bounded(line).trim())))
-        .filter(|(_, line)| !is_noise(line))
+        .map(|(at, line)| (at, logged::read(line)))
+        .filter(|(_, line)| !is_noise(bounded(&line.text)))
         .take(LOOKED_AT)
     {
-        last = last.or(Some(line));
-        match weight(line) {
+        let line = bounded(&text);
+        if last.is_none() {
+            last = Some((text.clone(), whole));
+        }
+        let weight = match error {
+            Some(true) => Weight::Error,
+            Some(false) => Weight::Less,
+            None => weight(line),
+        };
+        match weight {
             Weight::Error if telling.len() < TELLING => {
-                let mut normal = normalised(line);
+                let mut normal = normalised(bounded(whole));
                 if let Some(number) = source_line(line, lines.get(at + 1)) {
                     normal.push_str(&format!(" in line {number}"));
                 }
                 if !telling.iter().any(|(_, known)| *known == normal) {
-                    telling.push((line, normal));
+                    telling.push((text, normal));
                 }
             }
-            Weight::Nothing => other = other.or(Some(line)),
+            Weight::Nothing if other.is_none() => other = Some((text, whole)),
             _ => {}
         }
     }
     let mut said = Said { end: lines.len(), ..Said::default() };
     if let Some((line, _)) = telling.first() {
         said.sure = true;
-        (*line).clone_into(&mut said.message);
+        reason(line).clone_into(&mut said.message);
         for (_, normal) in &telling {
             said.identity.push_str(normal);
             said.identity.push('\n');
         }
-    } else if let Some(line) = other.or(last) {
-        line.clone_into(&mut said.message);
-        said.add(line);
+    } else if let Some((line, whole)) = other.or(last) {
+        said.add(whole);
+        said.message = line.into_owned();
     }
     said
 }
@@ -69,6 +80,12 @@ const SOURCES: [&str; 18] = [
     "tsx", "hs", "ml", "zig",
 ];
 
+/// What a promise of Node was rejected with, where it was no error.
+pub(super) fn reason(line: &str) -> &str {
+    let reason = line.split_once("The promise rejected with the reason \"");
+    reason.and_then(|(_, reason)| reason.rsplit_once("\".")).map_or(line, |(reason, _)| reason)
+}
+
 enum Weight {
     /// Says what is wrong.
     Error,
@@ -81,7 +98,7 @@ enum Weight {
 }
 
 /// Words, in lower case, of which one stands in a line that says what is wrong.
-const ERRORS: [&str; 96] = [
+const ERRORS: [&str; 98] = [
     "error",
     "fatal",
     "fail",
@@ -142,6 +159,8 @@ const ERRORS: [&str; 96] = [
     "too small",
     "too old",
     "overflow",
+    "double free",
+    "smashing",
     "killed",
     "segmentation",
     "core dumped",
@@ -181,7 +200,7 @@ const ERRORS: [&str; 96] = [
 ];
 
 /// Words that say nothing of what is wrong: a line of only these is a closing phrase.
-const PHRASES: [&str; 107] = [
+const PHRASES: [&str; 108] = [
     "error",
     "errors",
     "err",
@@ -214,6 +233,7 @@ const PHRASES: [&str; 107] = [
     "tasks",
     "script",
     "command",
+    "line",
     "build",
     "backup",
     "run",
@@ -300,11 +320,10 @@ fn weight(line: &str) -> Weight {
     ]) || lower.contains(" warn ")
         || lower.contains("warning:")
         || lower.contains(" info ")
+        || lower.contains(" info: ")
         || lower.contains(" debug ")
         || lower.contains("deprecat")
-        || ["0 errors", "no errors", "0 failed", "0 failures", "without error"]
-            .iter()
-            .any(|fine| lower.contains(fine))
+        || counts_none(&lower)
     {
         return Weight::Less;
     }
@@ -317,16 +336,43 @@ fn weight(line: &str) -> Weight {
         || of_rsync
         || lower.starts_with("begin failed--compilation aborted")
         || lower.starts_with("error: could not compile `")
+        || lower.starts_with("collect2: error: ld returned")
+        || lower.starts_with("nginx: configuration file ")
+        || lower.contains("renew failure(s)")
+        || lower.starts_with("=====")
+        || lower.starts_with("\u{2716} ")
     {
         return Weight::Phrase;
     }
-    // What follows from what ssh or the other side said before, if they said anything.
-    if lower.starts_with("rsync: connection unexpectedly closed")
-        || lower.starts_with("fatal: could not read from remote repository")
+    // What follows from what was said before, by ssh or the other side, if they said anything.
+    if [
+        "rsync: connection unexpectedly closed",
+        "fatal: could not read from remote repository",
+        "error: failed to push some refs to ",
+        "scp: connection closed",
+        "connection closed",
+        "lost connection",
+        "caused by: ",
+        "rsync: [sender] write error: broken pipe",
+        "detail: ",
+        "hint: ",
+        "context: ",
+    ]
+    .iter()
+    .any(|follows| lower.starts_with(follows))
     {
         return Weight::Nothing;
     }
     if error { Weight::Error } else { Weight::Nothing }
+}
+
+/// Says that nothing is wrong: `0 errors`, but not `10 errors` or `0.0.0.0:80 failed`.
+fn counts_none(lower: &str) -> bool {
+    ["0 errors", "no errors", "0 failed", "0 failures", "without error"].iter().any(|fine| {
+        lower.match_indices(fine).any(|(at, _)| {
+            !lower[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | ':'))
+        })
+    })
 }
 
 /// Only words of closing phrases, apart from the program's name in front.
@@ -355,6 +401,9 @@ fn is_perl(line: &str) -> bool {
 /// Lines that say nothing to anybody.
 fn is_noise(line: &str) -> bool {
     !line.chars().any(char::is_alphabetic)
+        || line.starts_with("^---")
+        || line.starts_with("CallStack (from HasCallStack)")
+        || line.starts_with("error, called at ")
         || line.contains("--:--:--")
         || line.starts_with("% Total")
         || line.starts_with("Dload ")
@@ -375,23 +424,4 @@ fn is_noise(line: &str) -> bool {
 fn is_excerpt(line: &str) -> bool {
     let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
     rest.trim_start().starts_with('|') && (rest.len() < line.len() || rest.contains(['^', '~']))
-}
-
-/// A line without the date, time and process that a log puts in front.
-fn unstamped(line: &str) -> &str {
-    let stamp = |word: &str| {
-        let digits = word.bytes().filter(u8::is_ascii_digit).count();
-        digits >= 4 && word.chars().all(|c| c.is_ascii_digit() || "-:.,/+[]TZ".contains(c))
-    };
-    let mut rest = line;
-    while let Some((word, after)) = rest.split_once(' ')
-        && stamp(word)
-    {
-        rest = after.trim_start();
-    }
-    // npm puts these words in front of everything, its hints too.
-    for before in ["npm error ", "npm ERR! "] {
-        rest = rest.strip_prefix(before).unwrap_or(rest);
-    }
-    if rest.is_empty() { line } else { rest }
 }
