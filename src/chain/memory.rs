@@ -16,22 +16,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// What a shell exits with when its command was killed.
 const SHELL_SAYS_KILLED: u8 = 128 + 9;
 
-/// The last look.
-pub(super) struct Memory {
-    kills: Kills,
-    at: Duration,
-}
+/// The last look; none before the first run: a chain that goes on with its pause does not need one.
+#[derive(Default)]
+pub(super) struct Memory(Option<(Kills, Duration)>);
 
 impl Memory {
-    /// `now` is CLOCK_MONOTONIC here as below.
-    pub(super) fn new(now: Duration) -> Memory {
-        Memory { kills: Kills::now(), at: now }
-    }
-
-    /// A run begins.
+    /// A run begins. `now` is CLOCK_MONOTONIC here as below.
     pub(super) fn before_run(&mut self, now: Duration) {
-        if now.saturating_sub(self.at) >= LOOK_EVERY {
-            *self = Memory::new(now);
+        if self.0.is_none_or(|(_, at)| now.saturating_sub(at) >= LOOK_EVERY) {
+            self.0 = Some((Kills::now(), now));
         }
     }
 
@@ -41,8 +34,9 @@ impl Memory {
         if !matches!(outcome, Outcome::Signal(9) | Outcome::Exit(SHELL_SAYS_KILLED)) {
             return;
         }
-        let before = std::mem::replace(self, Memory::new(now)).kills;
-        let why = match self.kills.since(&before) {
+        let kills = Kills::now();
+        let Some((before, _)) = self.0.replace((kills, now)) else { return };
+        let why = match kills.since(&before) {
             Since::InGroup(_) => "killed by the kernel for want of memory",
             Since::OnMachine(_) => "likely killed by the kernel for want of memory",
             Since::Unknown => "perhaps killed by the kernel for want of memory",

@@ -154,7 +154,7 @@ pub fn run(setup: Setup<'_>) -> Infallible {
                 hurry: false,
                 run_now: None,
                 run_number: 0,
-                memory: Memory::new(clock::monotonic()),
+                memory: Memory::default(),
                 alone: false,
                 kept: Vec::new(),
                 kept_before: parts.kept,

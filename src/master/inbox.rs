@@ -48,7 +48,9 @@ pub(super) fn hear<T: DeserializeOwned>(socket: &OwnedFd, buffer: &mut [u8]) -> 
 }
 
 impl Master {
-    /// A bounded number of reports of one chain.
+    /// A bounded number of reports of one chain. What they lead to is done once per turn: to fork
+    /// between two of them would copy what they touch again each time, and a look at the strays
+    /// goes through all children.
     pub(super) fn drain_inbox(&mut self, token: u64) {
         self.read_reports(token, PER_TURN);
     }
@@ -65,6 +67,8 @@ impl Master {
             self.read_reports(token, 4 * PER_TURN);
             self.tell_all_left_out(&chain);
         }
+        // What the reports led to is not handed over.
+        self.act();
     }
 
     fn read_reports(&mut self, token: u64, most: usize) {
@@ -76,7 +80,6 @@ impl Master {
                     let (report, next) = Report::parts(report);
                     for report in [Some(report), next].into_iter().flatten() {
                         self.take_report(&chain, report);
-                        self.act();
                     }
                 }
                 Heard::Unclear(problem) => self.bad_report(&chain, &problem),
