@@ -8,15 +8,15 @@ import tempfile
 PACKAGES = ["django>=4.2,<6", "django-mailer>=2.3,<3", "aiosmtpd>=1.4,<2"]
 
 
-def environment():
-    """A virtual environment with the packages from PyPI; the caller removes it."""
+def environment(packages=PACKAGES):
+    """A virtual environment with packages from PyPI; the caller removes it."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="runner-it-venv."))
     folder.chmod(0o755)
     try:
         subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", str(folder)], check=True)
-        packages = next(folder.glob("lib/python3*/site-packages"))
+        place = next(folder.glob("lib/python3*/site-packages"))
         subprocess.run(["pip3", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore",
-                        "--only-binary", ":all:", "--target", str(packages), *PACKAGES],
+                        "--only-binary", ":all:", "--target", str(place), *packages],
                        check=True, stdin=subprocess.DEVNULL, timeout=240)
     except BaseException:
         shutil.rmtree(folder, True)
