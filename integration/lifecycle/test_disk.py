@@ -1,6 +1,6 @@
-"""A disk under run_root and state_root without a free byte or without a free inode, while chains are
-killed, upgrades and stops and starts happen: what runs goes on, never two, a start and an upgrade work or say why
-not, and what was remembered is written when there is room again. Bound: 2 minutes.
+"""A disk under run_root and state_root without a free byte or without a free inode, or read-only, while
+chains are killed, upgrades and stops and starts happen: what runs goes on, never two, a start and an upgrade work
+or say why not, and what was remembered is written when there is room again. Bound: 2 minutes.
 """
 
 import json
@@ -118,6 +118,93 @@ class Disk(Base):
 
     def test_without_a_free_inode(self):
         self.ride("inodes")
+
+
+class ReadOnly(Base):
+    """run_root on a file system that becomes read-only by an error of its disk. (The kernel refuses to
+    remount one so while the master's lock is open for writing.)"""
+
+    def setUp(self):
+        super().setUp()
+        self.path("run").mkdir()
+        with open(self.path("image"), "wb") as image:
+            image.truncate(8 << 20)
+        subprocess.run(["mkfs.ext4", "-q", self.path("image")], check=True)
+        self.mount()
+
+    def mount(self):
+        done = subprocess.run(["mount", "-o", "loop,errors=remount-ro", self.path("image"), self.path("run")])
+        if done.returncode:
+            self.skipTest("no loop device here")
+        self.addCleanup(subprocess.run, ["umount", "-l", self.path("run")], capture_output=True)
+        self.path("run").chmod(0o755)
+
+    def break_it(self):
+        device = self.path("run").stat().st_dev
+        name = os.path.basename(os.readlink(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
+        pathlib.Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("as asked by a test")
+
+        def read_only():
+            try:
+                self.path("run/probe").write_text("")
+            except OSError:
+                return True
+            return False
+        wait_for("it is read-only", read_only)
+
+    def kill_chain(self):
+        dead = wait_for("pid", lambda: self.chain("a")["pid"], 30)
+        os.kill(dead, signal.SIGKILL)
+        wait_for("it is replaced", lambda: self.chain("a")["pid"] not in (None, dead), 60)
+        self.goes_on(limit=60)
+
+    def locked(self):
+        """Who holds the lock of chain a, exclusive or shared, so that another one has to wait for it."""
+        inode = self.path("run/lock/a.lock").stat().st_ino
+        lines = [line.split() for line in pathlib.Path("/proc/locks").read_text().splitlines()]
+        return [int(line[4]) for line in lines if line[1] == "POSIX" and line[5].rpartition(":")[2] == str(inode)]
+
+    def test_what_runs_goes_on_and_what_cannot_be_is_refused(self):
+        config = self.write_config(self.one())
+        master = self.start(config)
+        self.goes_on()
+        self.break_it()
+        for _ in range(3):
+            self.kill_chain()
+            self.assertEqual(self.locked(), [self.chain("a")["pid"]])
+        self.assertIn("cannot write pidfile a.pid", self.log())
+        wait_for("it is well", lambda: self.chain("a")["health"] == "ok", 30)
+        done = self.ctl("reload", "--wait")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("it cannot be written (Read-only file system)", done.stdout + done.stderr)
+        self.assertEqual(self.status()["master"]["last_upgrade"]["outcome"], "refused")
+        self.goes_on()
+        # A start beside it changes nothing either.
+        second = self.start(config, ready=False)
+        self.assertEqual(second.wait(30), 78, self.stderr())
+        self.assertIn("it cannot be written (Read-only file system)", self.stderr())
+        self.goes_on()
+        self.assertEqual(self.stop(master), 0)
+        self.never_two()
+
+    def test_everything_dies_meanwhile(self):
+        config = self.write_config(self.one(seconds=1))
+        master = self.start(config)
+        self.goes_on()
+        self.break_it()
+        self.kill_chain()
+        os.kill(master.pid, signal.SIGSTOP)
+        os.kill(self.locked()[0], signal.SIGKILL)
+        master.kill()
+        master.wait()
+        self.assertEqual(self.start(config, ready=False).wait(30), 78, self.stderr())
+        subprocess.run(["umount", self.path("run")], check=True)
+        self.mount()
+        master = self.start(config)
+        self.goes_on()
+        self.kill_chain()
+        self.assertEqual(self.stop(master), 0)
+        self.never_two()
 
 
 del Base

@@ -145,16 +145,24 @@ struct Taking<'a, 'b> {
 
 impl Taking<'_, '_> {
     /// The chain's lock. Somebody else's is an orphan of a dead master: it is on its way out, for
-    /// its death signal came; one that stays is killed, once it is proven to be the holder.
+    /// its death signal came; one that stays is killed, once it is proven to be the holder. On a file
+    /// system that has become read-only it is a shared one, so a chain comes back there, too.
     fn take_lock(&mut self) -> Result<File, String> {
         let name = format!("{}.lock", self.setup.chain.name);
         let cannot = |cause: &dyn std::fmt::Display| format!("cannot take lock {name}: {cause}");
-        let file =
-            fs::open_or_create(self.setup.locks, &name, 0o600).map_err(|cause| cannot(&cause))?;
+        let locks = self.setup.locks;
+        let mut try_lock: fn(&File) -> std::io::Result<bool> = locks::try_lock;
+        let opened = fs::open_or_create(locks, &name, 0o600).or_else(|cause| {
+            let read_only = cause.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+            let file = read_only.then(|| fs::open_read_only(locks, &name).ok()).flatten();
+            try_lock = locks::try_lock_read_only;
+            file.ok_or(cause)
+        });
+        let file = opened.map_err(|cause| cannot(&cause))?;
         let deadline = self.patience();
         let mut told = false;
         loop {
-            if locks::try_lock(&file).map_err(|cause| cannot(&cause))? {
+            if try_lock(&file).map_err(|cause| cannot(&cause))? {
                 return Ok(file);
             }
             let holder = locks::holder(&file).map_err(|cause| cannot(&cause))?;

@@ -41,6 +41,15 @@ pub fn open_or_create(folder: &File, name: &str, mode: u32) -> io::Result<File> 
     regular(File::from(fd))
 }
 
+/// As [`open_or_create`] for reading alone; a missing file is an error.
+///
+/// # Errors
+/// As [`open_or_create`].
+pub fn open_read_only(folder: &File, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    regular(File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?))
+}
+
 fn regular(file: File) -> io::Result<File> {
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -197,11 +206,18 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
 /// Whether this process may make files in a folder (access(2) with its effective ids).
 ///
 /// # Errors
-/// When it may not: EACCES, or EROFS on a file system that is mounted read-only.
+/// When it may not: EACCES, or EROFS on a file system that is mounted read-only or has become so.
 pub fn may_write(folder: &Path) -> io::Result<()> {
-    use rustix::fs::Access;
+    use rustix::fs::{Access, CWD};
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
-    Ok(rustix::fs::accessat(rustix::fs::CWD, folder, wanted, AtFlags::EACCESS)?)
+    rustix::fs::accessat(CWD, folder, wanted, AtFlags::EACCESS)?;
+    // After an error of its disk a file system says so only to who writes. A file without a name is
+    // gone at once; that there is no room for one, or no such files here, is another matter.
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, folder, flags, Mode::from_raw_mode(0o600)) {
+        Err(Errno::ROFS) => Err(Errno::ROFS.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Who owns an open file or folder.

@@ -26,8 +26,22 @@ fn whole_file(kind: i32) -> libc::flock {
 /// # Errors
 /// When the file system has no locks (ENOLCK) or another fault.
 pub fn try_lock(file: &File) -> io::Result<bool> {
+    take(file, libc::F_WRLCK)
+}
+
+/// As [`try_lock`] for a file that can only be read, since its file system is read-only: a shared lock,
+/// which holds off every exclusive one and names its holder as well. It is taken where nobody holds
+/// any; two that try at the same moment may both get it.
+///
+/// # Errors
+/// As [`try_lock`].
+pub fn try_lock_read_only(file: &File) -> io::Result<bool> {
+    Ok(holder(file)?.is_none() && take(file, libc::F_RDLCK)?)
+}
+
+fn take(file: &File, kind: i32) -> io::Result<bool> {
     loop {
-        match fcntl(file.as_fd(), FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK))) {
+        match fcntl(file.as_fd(), FcntlArg::F_SETLK(&whole_file(kind))) {
             Ok(_) => return Ok(true),
             Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
             Err(Errno::EINTR) => {}
