@@ -2,6 +2,7 @@
 namespace, everything killed), a damaged file. Bound: 2 minutes.
 """
 
+import datetime
 import json
 import os
 import pathlib
@@ -119,6 +120,35 @@ class Reboot(Base):
         runs = self.starts("p")
         self.ctl("resume", "p", check=True)
         wait_for("p runs again", lambda: self.starts("p") > runs, 20)
+        self.assertEqual(self.stop(master), 0)
+
+    def test_a_boot_clock_that_steps_between_two_starts(self):
+        """A year on and a year back, in the same boot: a time namespace of the master's own."""
+        config = self.write_config(self.chains(), extra=self.mail_to_maildir())
+        year = ["unshare", "--time", "--boottime", "31536000", "--monotonic", "31536000"]
+        master = self.start_by(year, config)
+        since = wait_for("down", lambda: self.chain("f")["tasks"][0]["down_since"], 20)
+        self.ctl("pause", "p", "--for", "1h", check=True)
+        self.ctl("silence", "s", "--for", "1h", check=True)
+        until = self.chain("s")["silenced_until"]
+        pause = wait_for("paused", lambda: self.chain("p")["state"] == "paused" and self.chain("p")["until"], 20)
+
+        def same(one, other):
+            one, other = (datetime.datetime.fromisoformat(text) for text in (one, other))
+            self.assertLess(abs(one - other), datetime.timedelta(seconds=5))
+        for clock in ([], year):
+            self.assertEqual(self.stop(master), 0)
+            master = self.start_by(clock, config)
+            same(self.chain("s")["silenced_until"], until)
+            self.assertEqual(self.chain("p")["state"], "paused")
+            same(self.chain("p")["until"], pause)
+            same(self.chain("f")["tasks"][0]["down_since"], since)
+            self.goes_on("s")
+            # Mail that waited is no later for it.
+            self.ctl("mail", "test", check=True)
+            tests = lambda: sum("Test mail" in subject for subject in self.subjects())
+            mails = 1 if clock == [] else 2
+            wait_for("a mail", lambda: tests() == mails, 20)
         self.assertEqual(self.stop(master), 0)
 
     def state(self):

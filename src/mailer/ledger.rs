@@ -33,7 +33,7 @@ impl Clock {
         Clock {
             boot: Timestamp(clock::boottime_ms()),
             wall: WallTime(clock::wall_ms()),
-            boot_id: clock::boot_id(),
+            boot_id: clock::boot_clock_id(),
         }
     }
 

@@ -25,6 +25,7 @@ const DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct State {
     version: u32,
+    /// Of the boot's clock, as in `now`.
     boot: String,
     /// The clocks at the moment of writing.
     now: Timestamp,
@@ -110,7 +111,7 @@ impl Master {
             .collect();
         let state = State {
             version: 1,
-            boot: clock::boot_id(),
+            boot: clock::boot_clock_id(),
             now: now(),
             wall: wall(),
             desk: self.desk.save(now(), wall()),
@@ -166,7 +167,7 @@ impl Master {
                 return;
             }
         };
-        let same_boot = !state.boot.is_empty() && state.boot == clock::boot_id();
+        let same_boot = !state.boot.is_empty() && state.boot == clock::boot_clock_id();
         let config = &self.plan.config;
         self.desk = NoticeDesk::restore(state.desk, &self.host, config, now(), wall(), same_boot);
         for (chain, until) in state.pauses {

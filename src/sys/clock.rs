@@ -31,7 +31,43 @@ pub fn boot_id() -> String {
     id.trim().to_owned()
 }
 
+/// What makes a time of [`boottime_ms`] comparable with another one: the boot and, in a time namespace
+/// (time_namespaces(7)), how far its clock is set off. Without one it is [`boot_id`].
+pub fn boot_clock_id() -> String {
+    let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    clock_id(boot_id(), &offsets)
+}
+
+fn clock_id(boot: String, offsets: &str) -> String {
+    let of_boottime = offsets.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next()? == "boottime").then_some((words.next()?, words.next()?))
+    });
+    match of_boottime {
+        None | Some(("0", "0")) => boot,
+        Some((seconds, nanoseconds)) => format!("{boot}+{seconds}.{nanoseconds}"),
+    }
+}
+
 fn millis(clock: ClockId) -> i64 {
     let now = clock_gettime(clock);
     now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock_id;
+
+    #[test]
+    fn a_clock_that_is_set_off_is_another_one() {
+        let id = |offsets: &str| clock_id("boot".to_owned(), offsets);
+        assert_eq!(id(""), "boot");
+        assert_eq!(
+            id("monotonic           7         0\nboottime            0         0\n"),
+            "boot"
+        );
+        let year = "monotonic           0         0\nboottime     31536000         0\n";
+        assert_eq!(id(year), "boot+31536000.0");
+        assert_eq!(id("boottime -1 500\n"), "boot+-1.500");
+    }
 }
