@@ -91,6 +91,21 @@ fn roots_file(path: &Path) -> Result<(), Unreadable> {
     }
 }
 
+/// As root: whether only root can change the way to a folder that is used or made. It is looked at each
+/// time, for what was there at the check may have been removed since.
+///
+/// # Errors
+/// In one line, with the remedy.
+pub fn trust_the_way(path: &Path) -> Result<(), String> {
+    if !is_root() {
+        return Ok(());
+    }
+    walk(path).map(|_| ()).map_err(|fault| match fault.help {
+        Some(help) => format!("{}; mend it with: {help}", fault.message),
+        None => fault.message,
+    })
+}
+
 /// As root: whether a folder is safe to use, or to make. `owners` may own its last part, and
 /// `group` may write the folders above it.
 fn folder(path: &Path, owners: &[u32], group: Option<u32>) -> Result<(), Unreadable> {

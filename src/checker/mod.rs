@@ -25,6 +25,7 @@ use crate::sys::account::Account;
 use crate::sys::clock;
 use crate::wire::words::counted;
 
+pub use ground::trust_the_way;
 pub use starter::starter;
 
 /// What the master runs by: a checked configuration with every account resolved.

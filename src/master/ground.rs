@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::checker;
 use crate::config::model::Config;
 use crate::sys::{exec, fs, privileges};
 
@@ -52,11 +53,16 @@ impl Ground {
         [&self.run_root, &self.locks, &self.state]
     }
 
-    /// Makes what is missing and checks what is there.
+    /// Makes what is missing and checks what is there, and the way to it: whoever can change that could
+    /// have root make folders anywhere.
     ///
     /// # Errors
     /// For people, with the remedy.
     pub(super) fn prepare(config: &Config) -> Result<Ground, String> {
+        checker::trust_the_way(&config.run_root)
+            .map_err(|fault| format!("cannot use run_root: {fault}"))?;
+        checker::trust_the_way(&config.state_root)
+            .map_err(|fault| format!("cannot use state_root: {fault}"))?;
         let run_root = folder(&config.run_root, 0o755, 0o022, "run_root")?;
         let locks = folder(&config.run_root.join("lock"), 0o700, 0o077, "the lock folder")?;
         // Others may pass through it: the spool of the mail account lies in it by default.

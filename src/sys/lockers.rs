@@ -29,7 +29,8 @@ pub struct Held {
 /// or below another root directory (a container) is another file. Of a process of another user
 /// nothing is opened: its files may be in a file system of that user's, which never answers. Nor is
 /// `mine`, which another process that is just looking may have open, too: closing any descriptor of a
-/// file drops this process's lock on it (fcntl(2)).
+/// file drops this process's lock on it (fcntl(2)). A file that others may read or write is left out: what it
+/// says would be anybody's, and who can read it can have it locked by a program that trusts them.
 ///
 /// # Errors
 /// When the kernel's list cannot be read. A process that cannot be looked at is left out.
@@ -79,7 +80,9 @@ fn open_files(pid: Pid, mine: &File, wanted: impl Fn(&Path) -> bool) -> Vec<Held
         }
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let file = File::options().read(true).custom_flags(flags).open(link).ok()?;
-        let holds = super::locks::holder(&file).ok()? == Some(pid);
+        let owner = super::fs::owner_of(&file).ok()?;
+        let mine_alone = owner.uid == privileges::my_uid() && owner.mode & 0o077 == 0;
+        let holds = mine_alone && super::locks::holder(&file).ok()? == Some(pid);
         holds.then_some(Held { pid, path, file })
     };
     entries.filter_map(open).collect()
