@@ -4,6 +4,7 @@ never an exit; nothing is lost. Bound: 2 minutes.
 
 import os
 import pathlib
+import platform
 import signal
 import subprocess
 import sys
@@ -198,6 +199,46 @@ class Scarce(Base):
         wait_for("all are told", lambda: self.chain("a")["tasks"][0]["ok"] == ended, 10)
         self.end(tracer, master)
         self.never_two()
+
+    @unittest.skipUnless(platform.machine() == "x86_64", "the tool changes registers by name")
+    def test_pipes_that_take_and_give_one_byte_at_a_time(self):
+        """Output, a worker's requests and replies, and what a check says are put together all the same."""
+        short = self.path("short")
+        source = pathlib.Path(__file__).with_name("short.c")
+        subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-o", short, source], check=True)
+        said = " ".join(f"word{n}" for n in range(60))
+        self.path("tasks.py").write_text(
+            "def well():\n    print('well done ' * 20)\n"
+            f"def bad():\n    raise ValueError('{said}')\n")
+        config = self.write_config(
+            f'(name: "o", user: Current, cwd: "/", tasks: [(name: "t", sh: "echo {said}; echo {said} >&2; exit 3",'
+            ' fail_cooldown: "1s")]),'
+            f'(name: "w", user: Current, cwd: "{self.dir}", worker: Python("/usr/bin/python3"),'
+            ' env: {"PYTHONDONTWRITEBYTECODE": "1"}, tasks: [(call: "tasks.well", success_cooldown: "100ms"),'
+            ' (call: "tasks.bad", fail_cooldown: "100ms")]),' + self.one())
+        tracer = self.start_by([short], config, ready=False)
+        master = wait_for("answers", lambda: (self.status() or {"master": {}})["master"].get("pid"), 40)
+        failed = lambda name, at: self.chain(name)["tasks"][at]["failed"]
+        wait_for("all tasks run", lambda: failed("o", 0) >= 2 and failed("w", 1) >= 2, 40)
+        self.assertGreaterEqual(self.chain("w")["tasks"][0]["ok"], 2)
+        for source, line in (("o t 1 out", said), ("o t 1 err", said), ("w well 1 out", ("well done " * 20).strip())):
+            wait_for(f"[{source}] {line}", lambda: f"[{source}] {line}" in self.log(), 20)
+        # What the reports carry is whole: the last line of stderr, and what was raised.
+        notices = self.ctl("notices", "--json", check=True).stdout
+        for task in ("t", "bad"):
+            self.assertIn(f"[{task}] First exception caught: {said[:200]}", notices)
+        good = config.read_text()
+        config.write_text(good.replace("chains:", "unheard_of: 1, chains:"))
+        done = self.ctl("reload", "--wait")
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stdout + done.stderr, r"(?s)the configuration has no field `unheard_of`.*1 error, 2 warnings$")
+        config.write_text(good)
+        self.assertEqual(self.ctl("reload", "--wait").returncode, 0, self.log()[-2000:])
+        self.goes_on(runs=2, limit=40)
+        self.end(tracer, master)
+        self.never_two()
+        # Not by chance: the pipes were short.
+        self.assertGreater(int(self.stderr().rpartition("short: ")[2].split()[0]), 2000)
 
     def test_two_hundred_runs_that_end_in_one_tick(self):
         count = 200
