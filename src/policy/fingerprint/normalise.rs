@@ -28,7 +28,7 @@ pub fn normalised(text: &str) -> String {
                 out.word("@");
                 rest = after;
             } else {
-                out.token(token);
+                out.token(token, rest);
             }
         } else if c == ':' && !before.is_some_and(is_word) && colons(rest).is_some() {
             out.word("@");
@@ -91,10 +91,11 @@ impl Out {
         self.text.push(c);
     }
 
-    fn token(&mut self, token: &str) {
+    fn token(&mut self, token: &str, rest: &str) {
         let digits = token.bytes().any(|byte| byte.is_ascii_digit());
         if !digits {
-            if self.is_part_of_a_time(token) {
+            let before_number = rest.trim_start().starts_with(|c: char| c.is_ascii_digit());
+            if self.is_part_of_a_time(token, before_number) {
                 self.a_number();
             } else {
                 self.word(token);
@@ -121,12 +122,14 @@ impl Out {
     }
 
     /// `Nov` of `24 Nov`, `UTC` after a time, `T` between date and time.
-    fn is_part_of_a_time(&self, token: &str) -> bool {
+    fn is_part_of_a_time(&self, token: &str, before_number: bool) -> bool {
         let after_number = self.text.trim_end().ends_with('#');
         match token {
             "UTC" | "GMT" | "CET" | "CEST" | "EST" | "EDT" | "PST" | "PDT" | "AM" | "PM" => {
                 after_number
             }
+            // Words, too.
+            "May" | "March" => after_number || before_number,
             "T" | "Z" => self.text.ends_with('#'),
             _ => is_calendar(token),
         }
@@ -343,6 +346,10 @@ mod tests {
             ("2026-11-24 05:06:16,123 UTC boom", "# boom"),
             ("Tue Nov 24 05:06:16 2026: boom", "#: boom"),
             ("24/Nov/2026:05:06:16 +0100 boom", "# boom"),
+            ("24 May 2026 05:06 boom", "# boom"),
+            ("May 24 05:06:16 boom", "# boom"),
+            ("Sun, 3 March 2026: boom", "#: boom"),
+            ("May fail, the March ahead", "May fail, the March ahead"),
             ("from 10.0.0.7:5432 to [fe80::1]:22", "from # to [@]:#"),
             ("mac aa:bb:cc:dd:ee:0f", "mac @"),
             ("std::bad_alloc in a::b", "std::bad_alloc in a::b"),
