@@ -2,6 +2,7 @@
 leaves unread, the master answers a normal client, keeps its descriptors and its memory, and the
 other chains keep their pace."""
 
+import contextlib
 import email
 import email.policy
 import json
@@ -9,11 +10,12 @@ import os
 import random
 import select
 import socket
+import subprocess
 import time
 
 from hostile import (ask, attacker, chain_end, connected, ended, flood, hoard, lies, send_with_descriptors,
                      slowest, storm)
-from lib.harness import Case, add_user, alive, remove_user, status_field, wait_for
+from lib.harness import CTL, Case, add_user, alive, remove_user, status_field, wait_for
 
 MALLORY, ALICE = "runner-it-mallory", "runner-it-victim"
 
@@ -191,6 +193,21 @@ class HostileClients(Attack):
             worst = slowest(self.socket, 5)
             print(f"in a storm: {worst:.2f} s", flush=True)
             self.assertLess(worst, PROMPT)
+        self.expect_unharmed()
+
+    def test_one_with_many_accounts_does_not_lock_the_operators_out(self):
+        """Accounts of subuid(5) hold every connection that a stranger can have; members of control_group
+        are served all the same."""
+        self.begin(extra=f'control_group: "{ALICE}",')
+        with contextlib.ExitStack() as strangers:
+            for uid in range(100_000, 100_007):
+                strangers.enter_context(attacker(hoard, self.socket, b"{", 1, uid=uid))
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                done = subprocess.run(
+                    [CTL, "--run-root", str(self.path("run")), "status"], user=self.alice.pw_uid,
+                    group=self.alice.pw_gid, extra_groups=[], capture_output=True, text=True, timeout=60)
+                self.assertEqual(done.returncode, 0, done.stderr)
         self.expect_unharmed()
 
     def test_a_long_answer_that_is_never_read_costs_little_and_for_seconds_only(self):

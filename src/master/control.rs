@@ -5,8 +5,8 @@
 //! One connection is one request: a line of JSON, then the answer in one or more lines, then the
 //! end. A client has [`PATIENCE`] to send its request and as long to read the answer; one that
 //! does neither costs a descriptor for that time and delays nobody. Connections are bounded, and
-//! each account but root's and the master's own has a bound of its own, so a stranger cannot lock
-//! the operator out. When descriptors run out, the listener rests a second instead of spinning.
+//! each account but root's, the master's own and those of `control_group` has a bound of its own, so a
+//! stranger cannot lock the operator out. When descriptors run out, the listener rests a second instead of spinning.
 //!
 //! The socket is no lock and no proof of life. It is bound beside its place and renamed into it,
 //! so a predecessor's is replaced in one step; it is 0660 and of `control_group`, or 0666 where
@@ -36,11 +36,12 @@ const LONGEST_WORK: Duration = Duration::from_secs(120);
 /// How long the listener rests when no connection can be accepted.
 const REST: Duration = Duration::from_secs(1);
 
-/// Connections at one time; the last [`RESERVED`] of them are for root and the master's account.
+/// Connections at one time; the last [`RESERVED`] of them are for root, the master's account and the
+/// members of `control_group`, who may do everything.
 const MAX_CONNECTIONS: usize = 64;
 const RESERVED: usize = 16;
 
-/// Connections of one account that is neither root nor the master's own.
+/// Connections of one account that is none of these.
 const MAX_PER_UID: usize = 8;
 
 /// Bytes of answers that wait for slow readers, all together.
@@ -82,6 +83,7 @@ pub struct ControlServer {
     /// Device and inode of the socket file that is ours.
     identity: (u64, u64),
     own_uid: u32,
+    control_gid: Option<u32>,
     first_token: u64,
     /// Until when the listener rests; `None`: it listens.
     resting: Option<Timestamp>,
@@ -127,7 +129,7 @@ impl ControlServer {
             }
         };
         let identity = (found.dev(), found.ino());
-        ControlServer::serving(listener, path, identity, own_uid, epoll, first_token)
+        ControlServer::serving(listener, path, identity, (own_uid, doors.gid), epoll, first_token)
     }
 
     /// Goes on listening where the last image of this process did: whoever connected meanwhile
@@ -150,14 +152,14 @@ impl ControlServer {
         }
         open_doors(&path, doors)?;
         listener.set_nonblocking(true)?;
-        ControlServer::serving(listener, path, identity, own_uid, epoll, first_token)
+        ControlServer::serving(listener, path, identity, (own_uid, doors.gid), epoll, first_token)
     }
 
     fn serving(
         listener: UnixListener,
         path: PathBuf,
         identity: (u64, u64),
-        own_uid: u32,
+        (own_uid, control_gid): (u32, Option<u32>),
         epoll: &Epoll,
         first_token: u64,
     ) -> io::Result<ControlServer> {
@@ -167,6 +169,7 @@ impl ControlServer {
             path,
             identity,
             own_uid,
+            control_gid,
             first_token,
             resting: None,
             connections: BTreeMap::new(),
@@ -313,7 +316,10 @@ impl ControlServer {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        let trusted = peer.uid == 0 || peer.uid == self.own_uid;
+        // One account may have thousands of others (subuid(5)), so these have room of their own.
+        let is_operator = |gid: u32| peer.gid == gid || peer.groups.contains(&gid);
+        let trusted =
+            peer.uid == 0 || peer.uid == self.own_uid || self.control_gid.is_some_and(is_operator);
         let of_uid = self.connections.values().filter(|other| other.peer.uid == peer.uid).count();
         let room = if trusted { MAX_CONNECTIONS } else { MAX_CONNECTIONS - RESERVED };
         if self.connections.len() >= room || (!trusted && of_uid >= MAX_PER_UID) {
