@@ -58,6 +58,8 @@ class Chain:
         # The runs before this line of the ledger may be forgotten, as a name or a task of it was; None:
         # all of them until all is settled.
         self.since = 0
+        # What all its runs last, for sure.
+        self.millis = kind[0]
 
     def ron(self, tool, folder):
         millis, mode, good = self.kind
@@ -270,9 +272,12 @@ class Soak(Case):
         elif what == "remove" and len(self.chains) > CHAINS - 6:
             self.chains.remove(chain)
         elif what == "rename":
-            # With another program: who kills the master then kills also what knows that it was one chain.
-            chain.key, chain.name, chain.since = self.spare, f"c{self.spare}n{len(self.steps)}", 0
-            self.spare += 1
+            # The same program, which is one chain under any name; unless it is another by now, whose runs
+            # may begin beside one of before.
+            if chain.millis != chain.kind[0]:
+                chain.key, chain.millis = self.spare, chain.kind[0]
+                self.spare += 1
+            chain.name, chain.since = f"c{chain.key}n{len(self.steps)}", None
         elif what == "swap":
             chain.tasks.reverse()
         elif what == "more" and len(chain.tasks) < 4:
@@ -439,6 +444,7 @@ class Soak(Case):
             self.fail(f"these do not run: {[status.get(name, name) for name in silent()]}")
         self.gone_chains_are_gone()
         for chain in self.chains:
+            chain.millis = chain.kind[0]
             if chain.since is None:
                 chain.since = len(self.ledger(chain.key))
         self.assertEqual(self.overlaps(), [])

@@ -275,7 +275,7 @@ class Point:
     def groups(self):
         """Where this runner has its control groups, by its lock file."""
         try:
-            holder = json.loads((self.dir / "run/lock/master.lock").read_text())
+            holder = json.loads((self.dir / "run/lock/master.lock").read_text().splitlines()[-1])
         except ValueError:
             return []
         return [holder["cgroups"]] if holder.get("cgroups") else []

@@ -11,7 +11,7 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM};
 use crate::sys::{clock, poll, privileges, proc};
 
-/// How long marked processes have before they are killed, and again before they are given up.
+/// How long marked processes that were killed have before they are given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A look at something that is waited for.
@@ -26,6 +26,8 @@ pub(crate) struct Marks<'a> {
     pub(crate) instance: &'a str,
     /// The user that it runs as.
     pub(crate) uid: u32,
+    /// The clock tick after which nothing began that an earlier master's chain has started.
+    pub(crate) until: u64,
 }
 
 impl Marks<'_> {
@@ -37,37 +39,42 @@ impl Marks<'_> {
             && mark("RUNNER_INSTANCE").is_some_and(|instance| instance == self.instance)
     }
 
-    /// Becomes that user for good and ends the processes that carry them but for what is kept: they
-    /// are asked to, waited for, then killed. Only those that were there before this process: the
-    /// chain may have come back meanwhile. Without the right to be that user nothing is done.
-    pub(crate) fn end_all(self, kept: &BTreeSet<Pid>) {
+    /// The processes of an earlier master's chain that carry them, but for what is kept.
+    pub(crate) fn left(&self, kept: &BTreeSet<Pid>) -> Vec<Pid> {
+        let kept = proc::with_descendants(kept);
+        let is_left = |pid: &Pid| !kept.contains(pid) && self.are_of_old(*pid);
+        proc::pids().map(|pids| pids.filter(is_left).collect()).unwrap_or_default()
+    }
+
+    fn are_of_old(&self, pid: Pid) -> bool {
+        proc::start_time(pid).is_some_and(|start| start <= self.until) && self.are_on(pid)
+    }
+
+    /// Becomes that user for good and ends the processes of an earlier master's chain that carry them,
+    /// but for what is kept: they are asked to, waited for, killed when that `patience` is over.
+    /// Without the right to be that user nothing is done. Returns whether none is left.
+    pub(crate) fn end_all(self, kept: &BTreeSet<Pid>, patience: Duration) -> bool {
         let is_allowed = if privileges::is_root() {
             Account::by_id(self.uid).and_then(|account| privileges::drop_to(&account)).is_ok()
         } else {
             privileges::my_uid() == self.uid
         };
         if !is_allowed {
-            return;
+            return false;
         }
-        let me = i32::try_from(std::process::id()).unwrap_or(0);
-        let begun = proc::start_time(me);
-        let is_old = |pid: &Pid| *pid != me && proc::start_time(*pid) <= begun && self.are_on(*pid);
         let start = clock::monotonic();
         let (mut asked, mut killed) = (false, false);
         loop {
-            let kept = proc::with_descendants(kept);
-            let is_left = |pid: &Pid| !kept.contains(pid) && is_old(pid);
-            let left: Vec<Pid> =
-                proc::pids().map(|pids| pids.filter(is_left).collect()).unwrap_or_default();
+            let left = self.left(kept);
             let waited = clock::monotonic().saturating_sub(start);
-            if left.is_empty() || waited > PATIENCE.saturating_add(PATIENCE) {
-                return;
+            if left.is_empty() || waited > patience.saturating_add(PATIENCE) {
+                return left.is_empty();
             }
-            let signal = if waited > PATIENCE { SIGKILL } else { SIGTERM };
+            let signal = if waited > patience { SIGKILL } else { SIGTERM };
             if !asked || (signal == SIGKILL && !killed) {
                 for pid in left {
                     if let Ok(Some(held)) = PidFd::open(pid)
-                        && is_old(&pid)
+                        && self.are_of_old(pid)
                     {
                         let _ = held.signal(signal);
                         let _ = held.signal(SIGCONT);

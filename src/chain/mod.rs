@@ -10,6 +10,7 @@ pub(crate) mod kept;
 mod lines;
 pub(crate) mod marks;
 mod memory;
+mod orphans;
 mod output;
 mod relay;
 mod reports;
@@ -74,8 +75,13 @@ pub struct Setup<'a> {
     /// Whether orphans are looked for by their marks: the master before this one did not end as it
     /// should, and no process of this chain was ready since.
     pub search: bool,
-    /// The user that its processes had under that master.
-    pub former_uid: Option<u32>,
+    /// The users that its processes may have had under that master.
+    pub former_users: Vec<u32>,
+    /// Other chains of that master which had a command of this one, with their users: what they left may
+    /// be a run of this chain, which had another name, or now does what another one did.
+    pub others: Vec<(&'a str, Vec<u32>)>,
+    /// The clock tick after which nothing began that is of that master.
+    pub until: u64,
     /// Where it goes on: the next task and the end of the pause before it.
     pub resume: Option<(&'a str, Option<Timestamp>)>,
 }

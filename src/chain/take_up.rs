@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::marks::Marks;
+use super::orphans::ORPHAN_PATIENCE;
 use super::output::Output;
 use super::reports::ReportSender;
 use super::world::World;
@@ -18,14 +18,11 @@ use super::{Setup, kept, world};
 use crate::config::model::{self, Chain, GroupSpec, IoNice, Leftovers, Scheduler, UserSpec};
 use crate::logger::link;
 use crate::sys::account::{Account, Who, resolve};
-use crate::sys::cgroup::Cgroup;
-use crate::sys::fork::{EXIT_OSERR, Pid, fork_child, keep_only, leave, new_session};
-use crate::sys::pidfd::PidFd;
+use crate::sys::fork::{EXIT_OSERR, Pid, keep_only, leave, new_session};
 use crate::sys::priorities::Priorities;
 use crate::sys::privileges::{Identity, become_subreaper, drop_privileges};
-use crate::sys::signals::{SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals};
+use crate::sys::signals::{SIGHUP, SIGQUIT, SIGTERM, Signals};
 use crate::sys::spawn::reserve_low_descriptors;
-use crate::sys::wait::{self, Change, Reaped};
 use crate::sys::{clock, fs, locks, poll, proc, stdio};
 
 /// What is left of the way into a chain.
@@ -43,9 +40,6 @@ pub(super) struct Parts {
 
 /// A pidfile holds a number and a newline; what is longer is none of ours.
 const MAX_PIDFILE: u64 = 64;
-
-/// How long an orphan may take beyond its chain's kill_timeout.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A look at something that is waited for.
 const LOOK: Duration = Duration::from_millis(20);
@@ -90,7 +84,8 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
         Leftovers::Keep => kept::read(&lock),
         Leftovers::End => BTreeSet::new(),
     };
-    taking.wait_for_orphans(&kept)?;
+    taking.wait_for_orphans(&chain.name, &kept)?;
+    taking.wait_for_others()?;
     taking.enter_cgroup();
     taking.write_pidfile();
     let looked_up;
@@ -124,8 +119,10 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
         umask: chain.umask,
         no_new_privs: chain.no_new_privs,
     };
-    if let Some(former) = setup.former_uid.filter(|former| setup.search && *former != account.uid) {
-        taking.end_marked_of(former, &kept)?;
+    if setup.search {
+        for former in setup.former_users.iter().filter(|former| **former != account.uid) {
+            taking.end_marked_of(taking.marks(&chain.name, *former), &kept)?;
+        }
     }
     drop_privileges(&identity, setup.master)?;
     if setup.search {
@@ -137,8 +134,9 @@ pub(super) fn become_chain(setup: &Setup<'_>, reports: &mut ReportSender) -> Res
     Ok(Parts { world, signals, output, null, lock, kept })
 }
 
-struct Taking<'a, 'b> {
-    setup: &'a Setup<'b>,
+/// On the way into a chain.
+pub(super) struct Taking<'a, 'b> {
+    pub(super) setup: &'a Setup<'b>,
     reports: &'a mut ReportSender,
     signals: &'a Signals,
 }
@@ -173,53 +171,9 @@ impl Taking<'_, '_> {
             if holder <= 1 {
                 return Err(cannot(&"its holder cannot be seen from here"));
             }
-            let late = clock::monotonic() >= deadline;
-            if !told || late {
-                let held = PidFd::open(holder).map_err(|cause| cannot(&cause))?;
-                let still = locks::holder(&file).map_err(|cause| cannot(&cause))? == Some(holder);
-                let (Some(held), true) = (held, still) else { continue };
-                if late {
-                    self.say(format!("killing process {holder} of an earlier master"));
-                    let _ = held.signal(SIGKILL);
-                    let _ = held.wait(Duration::from_secs(1));
-                } else {
-                    self.say(format!("waiting for process {holder} of an earlier master to end"));
-                    // One that was stopped has not yet heard of its master's death.
-                    let _ = held.signal(SIGCONT);
-                    told = true;
-                }
-            }
+            self.press(&file, holder, deadline, &mut told).map_err(|cause| cannot(&cause))?;
             self.pause();
         }
-    }
-
-    /// What an earlier process of this chain left in its control group and what is not kept: asked
-    /// to end, waited for, then killed.
-    fn wait_for_orphans(&mut self, kept: &BTreeSet<Pid>) -> Result<(), String> {
-        let chain = self.setup.chain;
-        let roots = self.setup.old_cgroups.iter().chain(self.setup.cgroups);
-        let groups: Vec<Cgroup> = roots.filter_map(|root| root.existing(&chain.name)).collect();
-        for group in groups {
-            let deadline = clock::monotonic().saturating_add(chain.kill_timeout);
-            let mut told = false;
-            while group.is_populated_but(kept) {
-                if !told {
-                    self.say("ending processes of an earlier run".to_owned());
-                    group.signal_but(kept, chain.stop_signal);
-                    group.signal_but(kept, SIGCONT);
-                    told = true;
-                }
-                let now = clock::monotonic();
-                if now >= deadline {
-                    group.kill_but(kept);
-                }
-                if now.saturating_sub(deadline) > ORPHAN_PATIENCE {
-                    return Err("cannot start: processes of an earlier run do not end".to_owned());
-                }
-                self.pause();
-            }
-        }
-        Ok(())
     }
 
     fn enter_cgroup(&mut self) {
@@ -281,80 +235,7 @@ impl Taking<'_, '_> {
         }
     }
 
-    /// After an unclean end of the master before this one: processes that carry our marks, looked for with the chain's
-    /// own rights, since a mark can be forged. What dropped its marks (`env -i`) is not found.
-    fn end_marked(&mut self, uid: u32, kept: &BTreeSet<Pid>) -> Result<(), String> {
-        let deadline = self.patience();
-        let mut signal = self.setup.chain.stop_signal;
-        let mut kill_at = clock::monotonic().saturating_add(self.setup.chain.kill_timeout);
-        loop {
-            let marked = self.marked(uid, kept);
-            if marked.is_empty() {
-                return Ok(());
-            }
-            let now = clock::monotonic();
-            if now >= deadline.saturating_add(ORPHAN_PATIENCE) {
-                return Err("cannot start: processes of an earlier run do not end".to_owned());
-            }
-            if now >= kill_at {
-                signal = SIGKILL;
-                kill_at = now;
-            }
-            if signal != 0 {
-                self.say(format!("ending {} processes of an earlier run", marked.len()));
-                for pid in marked {
-                    let Ok(Some(held)) = PidFd::open(pid) else { continue };
-                    if self.is_marked(pid, uid) {
-                        let _ = held.signal(signal);
-                    }
-                }
-                signal = 0;
-            }
-            self.pause();
-        }
-    }
-
-    /// As [`Taking::end_marked`], for the user that the chain had under the master before: a child
-    /// looks for them with that one's rights.
-    fn end_marked_of(&mut self, uid: u32, kept: &BTreeSet<Pid>) -> Result<(), String> {
-        let marked = self.marked(uid, kept);
-        if marked.is_empty() {
-            return Ok(());
-        }
-        self.say(format!("ending {} processes of an earlier run as user {uid}", marked.len()));
-        let (chain, instance) = (self.setup.chain.name.as_str(), self.setup.instance);
-        let child = fork_child(|| {
-            new_session();
-            keep_only(&[]);
-            Marks { chain, instance, uid }.end_all(kept);
-            leave(0)
-        })
-        .map_err(|cause| format!("cannot end processes of an earlier run: {cause}"))?;
-        while !matches!(
-            wait::reap(false),
-            Ok(Reaped::One(Change::Exited(pid, _) | Change::Killed(pid, _))) if pid == child
-        ) {
-            self.pause();
-        }
-        if self.marked(uid, kept).is_empty() {
-            return Ok(());
-        }
-        Err("cannot start: processes of an earlier run do not end".to_owned())
-    }
-
-    fn marked(&self, uid: u32, kept: &BTreeSet<Pid>) -> Vec<i32> {
-        let me = i32::try_from(std::process::id()).unwrap_or(0);
-        let kept = proc::with_descendants(kept);
-        let is_orphan = |pid: &Pid| *pid != me && !kept.contains(pid) && self.is_marked(*pid, uid);
-        proc::pids().map(|pids| pids.filter(is_orphan).collect()).unwrap_or_default()
-    }
-
-    fn is_marked(&self, pid: i32, uid: u32) -> bool {
-        let (chain, instance) = (self.setup.chain.name.as_str(), self.setup.instance);
-        Marks { chain, instance, uid }.are_on(pid)
-    }
-
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         clock::monotonic()
             .saturating_add(self.setup.chain.kill_timeout)
             .saturating_add(ORPHAN_PATIENCE)
@@ -363,7 +244,7 @@ impl Taking<'_, '_> {
     /// One look's time. Told to stop, to leave or to be another generation, the process leaves: it
     /// has no run to finish. It does, too, when its master is gone, whose death signal is not yet
     /// set here.
-    fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         let _ = poll::wait_readable(&[self.signals.as_fd()], Some(LOOK));
         while let Ok(Some(signal)) = self.signals.read() {
             if matches!(signal.number, SIGTERM | SIGQUIT | SIGHUP) {
@@ -375,7 +256,7 @@ impl Taking<'_, '_> {
         }
     }
 
-    fn say(&mut self, text: String) {
+    pub(super) fn say(&mut self, text: String) {
         self.reports.say("info", text);
     }
 

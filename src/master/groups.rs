@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::takeover::Before;
+use super::holder::{Before, Former};
 use super::{Child, Master};
 use crate::chain::marks::Marks;
+use crate::config::model::Chain;
 use crate::sys::cgroup::{Cgroup, CgroupRoot};
 use crate::sys::fork::{fork_child, keep_only, leave, new_session};
 use crate::sys::{clock, poll};
@@ -26,10 +27,13 @@ pub(super) struct Groups {
     pub(super) own: Option<CgroupRoot>,
     /// Where chains of earlier masters had theirs.
     pub(super) old: Vec<CgroupRoot>,
-    /// The users of chains of earlier masters that did not end as they should.
-    pub(super) users: BTreeMap<String, u32>,
+    /// Chains of earlier masters that did not end as they should, as long as something that they left
+    /// may be there.
+    pub(super) former: BTreeMap<String, Former>,
     /// The master before this one did not end as it should.
     pub(super) unclean: bool,
+    /// Then: the clock tick after which nothing began that is of it.
+    pub(super) until: u64,
 }
 
 impl Groups {
@@ -48,7 +52,7 @@ impl Groups {
         let mut old: Vec<CgroupRoot> = before.cgroups.into_iter().map(CgroupRoot::at).collect();
         // What is empty by now is taken away, and then there is nothing to remember.
         old.retain(|old| Some(old) != own.as_ref() && !old.remove());
-        Groups { own, old, users: before.users, unclean: before.unclean }
+        Groups { own, old, former: before.chains, unclean: before.unclean, until: before.until }
     }
 
     pub(super) fn own_path(&self) -> Option<&Path> {
@@ -58,7 +62,36 @@ impl Groups {
     /// What an upgrade hands over.
     pub(super) fn before(&self) -> Before {
         let cgroups = self.old.iter().map(|old| old.path().to_path_buf()).collect();
-        Before { cgroups, users: self.users.clone(), unclean: self.unclean }
+        Before { cgroups, chains: self.former.clone(), unclean: self.unclean, until: self.until }
+    }
+
+    /// Nothing that carries that chain's marks and is that user's is left.
+    pub(super) fn swept(&mut self, chain: &str, uid: u32) {
+        if let Some(former) = self.former.get_mut(chain) {
+            former.users.remove(&uid);
+        }
+        self.nothing_is_left();
+    }
+
+    /// Whether what chains of earlier masters left is gone, as far as it is known by name.
+    pub(super) fn nothing_is_left(&mut self) -> bool {
+        let (own, old) = (&self.own, &self.old);
+        self.former.retain(|chain, former| {
+            let mut groups = old.iter().chain(own).filter_map(|root| root.existing(chain));
+            !former.users.is_empty() || groups.any(|group| group.is_populated())
+        });
+        self.former.is_empty()
+    }
+
+    /// The chains of earlier masters one of whose runs, if it still goes on, would be a run of this chain.
+    pub(super) fn former_with_a_command_of<'a>(
+        &'a self,
+        chain: &'a Chain,
+    ) -> impl Iterator<Item = (&'a str, &'a Former)> {
+        self.former
+            .iter()
+            .filter(|(name, former)| **name != chain.name && former.shares_a_command(chain))
+            .map(|(name, former)| (name.as_str(), former))
     }
 }
 
@@ -66,33 +99,36 @@ impl Master {
     /// Processes that carry the marks of an earlier master's chain which is not in the file any
     /// more: no chain looks for them at its start. A child for each, with that chain's rights.
     pub(super) fn sweep_old_marks(&mut self) {
-        let gone: Vec<(String, u32)> = self
+        let gone: Vec<String> = self
             .groups
-            .users
-            .iter()
-            .filter(|(name, _)| self.supervisor.slot(name).is_none())
-            .map(|(name, uid)| (name.clone(), *uid))
+            .former
+            .keys()
+            .filter(|name| self.supervisor.slot(name).is_none())
+            .cloned()
             .collect();
-        for (chain, uid) in gone {
-            self.sweep_marks_of(&chain, uid);
+        for chain in gone {
+            self.sweep_marks_of(&chain);
         }
     }
 
     /// As [`Master::sweep_old_marks`], for one chain that leaves the file and may never have been
     /// ready to look for itself.
-    pub(super) fn sweep_marks_of(&mut self, chain: &str, uid: u32) {
-        let marks = Marks { chain, instance: &self.instance, uid };
-        let forked = fork_child(|| {
-            new_session();
-            keep_only(&[]);
-            marks.end_all(&BTreeSet::new());
-            leave(0)
-        });
-        match forked {
-            Ok(pid) => {
-                self.children.insert(pid, Child::Other);
+    pub(super) fn sweep_marks_of(&mut self, chain: &str) {
+        let Some(former) = self.groups.former.get(chain) else { return };
+        for uid in former.users.clone() {
+            let marks = Marks { chain, instance: &self.instance, uid, until: self.groups.until };
+            let forked = fork_child(|| {
+                new_session();
+                keep_only(&[]);
+                let ended = marks.end_all(&BTreeSet::new(), PATIENCE);
+                leave(i32::from(!ended))
+            });
+            match forked {
+                Ok(pid) => {
+                    self.children.insert(pid, Child::Sweep(chain.to_owned(), uid));
+                }
+                Err(cause) => self.log.error(&format!("cannot end old processes: {cause}")),
             }
-            Err(cause) => self.log.error(&format!("cannot end old processes: {cause}")),
         }
     }
 

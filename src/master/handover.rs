@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::holder::Former;
 use super::upgrade::LastUpgrade;
 use super::wishes::Wish;
 use crate::policy::notices::SavedDesk;
@@ -86,9 +87,12 @@ pub(super) struct Handover {
     /// Where chains of earlier masters had theirs.
     #[serde(default)]
     pub(super) old_cgroups: Vec<PathBuf>,
-    /// The users of chains of earlier masters that did not end as they should.
+    /// Chains of earlier masters that did not end as they should, and may have left something.
     #[serde(default)]
-    pub(super) old_users: BTreeMap<String, u32>,
+    pub(super) old_chains: BTreeMap<String, Former>,
+    /// The clock tick after which nothing began that is of those masters.
+    #[serde(default = "begun")]
+    pub(super) old_until: u64,
     /// Whether the master before this one did not end as it should.
     #[serde(default)]
     pub(super) unclean: bool,
@@ -130,6 +134,12 @@ pub(super) struct HandedMailer {
     pub(super) socket: i32,
     /// The mails that it was given.
     pub(super) ids: Vec<String>,
+}
+
+/// When this process began; an older program did not say more.
+fn begun() -> u64 {
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    crate::sys::proc::start_time(me).unwrap_or(0)
 }
 
 impl Handover {

@@ -102,7 +102,15 @@ impl Master {
     fn take_report(&mut self, chain: &str, report: Report) {
         let now = now();
         match report.bounded(now) {
-            Report::Ready => self.supervisor.ready(chain, now),
+            Report::Ready => {
+                self.supervisor.ready(chain, now);
+                let link = self.links.get_mut(chain);
+                for former in
+                    link.map(|link| std::mem::take(&mut link.looked_for)).unwrap_or_default()
+                {
+                    self.groups.former.remove(&former);
+                }
+            }
             Report::CannotStart { what } => self.supervisor.cannot_start(chain, &what),
             Report::Started { run, task, at } => {
                 if !self.has_task(chain, &task) {

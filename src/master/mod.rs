@@ -4,7 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `boot` | from the command line to a running master |
-//! | `ground`, `takeover`, `watch` | its folders, its lock, and what happens to them |
+//! | `ground`, `takeover`, `holder`, `watch` | its folders, its lock, what stands in it, and what happens to them |
 //! | `turn` | the loop: one turn per wake-up |
 //! | `spawn`, `reap`, `strays`, `groups` | children: fork, wait, what they leave behind |
 //! | `log`, `logger` | what it says, and the process that writes it |
@@ -22,6 +22,7 @@ pub mod control;
 mod ground;
 mod groups;
 mod handover;
+mod holder;
 mod inbox;
 mod log;
 mod logger;
@@ -120,6 +121,8 @@ enum Child {
     Saver,
     /// Checks an upgrade.
     Check,
+    /// Ends what a chain of an earlier master left as that user.
+    Sweep(String, u32),
     /// Of the image before this one: only reaped.
     Other,
 }
@@ -135,11 +138,20 @@ struct Link {
     bad: u64,
     /// What its process said for the log, and how much of it is left out.
     words: inbox::Words,
+    /// The chains of an earlier master of which nothing is left once it is ready.
+    looked_for: Vec<String>,
 }
 
 impl Link {
     fn new(socket: OwnedFd, token: u64) -> Link {
-        Link { socket, token, last_task: None, bad: 0, words: inbox::Words::default() }
+        Link {
+            socket,
+            token,
+            last_task: None,
+            bad: 0,
+            words: inbox::Words::default(),
+            looked_for: Vec::new(),
+        }
     }
 }
 

@@ -73,7 +73,10 @@ impl Master {
             Some(Child::Mailer) => self.mailer_exited(pid, reason),
             Some(Child::Saver) => self.saver_exited(reason),
             Some(Child::Check) => self.check_exited(pid, reason),
-            Some(Child::Other) => {}
+            Some(Child::Sweep(chain, uid)) if reason == ExitReason::Code(0) => {
+                self.groups.swept(&chain, uid);
+            }
+            Some(Child::Sweep(..) | Child::Other) => {}
             None => self.strays.reaped(pid),
         }
     }
@@ -147,10 +150,8 @@ impl Master {
 
     /// The chain has ended for good.
     pub(super) fn forget(&mut self, chain: &str) {
-        if self.phase == super::Phase::Running
-            && let Some(uid) = self.groups.users.get(chain).copied()
-        {
-            self.sweep_marks_of(chain, uid);
+        if self.phase == super::Phase::Running {
+            self.sweep_marks_of(chain);
         }
         self.losses.remove(chain);
         if let Some(group) = self.groups.own.as_ref().and_then(|cgroups| cgroups.existing(chain)) {

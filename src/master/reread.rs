@@ -5,8 +5,8 @@
 use serde::Serialize;
 
 use super::handover::Handover;
+use super::holder::Holder;
 use super::state::State;
-use super::takeover::Holder;
 
 /// The handover of an upgrade.
 ///

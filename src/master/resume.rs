@@ -8,7 +8,7 @@ use super::boot::{StartContext, patiently};
 use super::ground::Ground;
 use super::groups::Groups;
 use super::handover::Handover;
-use super::takeover::Before;
+use super::holder::Before;
 use super::upgrade::{LastUpgrade, RETRY};
 use super::{Child, Link, Loss, Master, Senses, now, wall};
 use crate::checker::Plan;
@@ -52,8 +52,9 @@ impl Master {
         master.upgrade.begun = handover.upgrades.max(1);
         let before = Before {
             cgroups: handover.old_cgroups,
-            users: handover.old_users,
+            chains: handover.old_chains,
             unclean: handover.unclean,
+            until: handover.old_until,
         };
         master.groups = Groups::at(handover.cgroups, before);
         master.supervisor = handover.supervisor.restored();
@@ -116,6 +117,7 @@ impl Master {
         troubles.iter().for_each(|trouble| master.log.error(trouble));
         master.replace_logger(handover.logger);
         master.reconcile(&handover.only);
+        master.sweep_old_marks();
         for (chain, told) in handover.options {
             master.take_options(&chain, told);
         }

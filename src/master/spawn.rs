@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::holder::Former;
 use super::{Child, Link, Master, now};
 use crate::chain::{self, Setup};
 use crate::config::model::Level;
@@ -35,6 +36,9 @@ impl Master {
         let resume = slot.and_then(|slot| slot.resume.clone());
         let chain = &self.plan.config.chains[index];
         let account = self.plan.accounts.get(name).and_then(|found| found.as_ref().ok());
+        let users = |former: &Former| former.users.iter().copied().collect();
+        let former = &self.groups.former;
+        let others: Vec<_> = self.groups.former_with_a_command_of(chain).collect();
         let setup = Setup {
             chain,
             account,
@@ -49,7 +53,9 @@ impl Master {
             cgroups: self.groups.own.as_ref(),
             old_cgroups: &self.groups.old,
             search: self.groups.unclean && !slot.is_some_and(|slot| slot.was_ready),
-            former_uid: self.groups.users.get(name).copied(),
+            former_users: former.get(name).map(users).unwrap_or_default(),
+            others: others.iter().map(|(name, former)| (*name, users(former))).collect(),
+            until: self.groups.until,
             resume: resume.as_ref().map(|resume| (resume.next.as_str(), resume.until)),
         };
         let pid = match fork_child(|| chain::run(setup)) {
@@ -61,7 +67,9 @@ impl Master {
         };
         self.next_token += 1;
         self.tokens.insert(token, name.to_owned());
-        self.links.insert(name.to_owned(), Link::new(ours, token));
+        let looked_for = others.iter().map(|(name, _)| (*name).to_owned()).chain([name.to_owned()]);
+        let link = Link { looked_for: looked_for.collect(), ..Link::new(ours, token) };
+        self.links.insert(name.to_owned(), link);
         self.children.insert(pid, Child::Chain(name.to_owned()));
         self.supervisor.spawned(name, pid, now());
         let text = format!("started as process {pid}");

@@ -5,7 +5,7 @@
 //! one too few. A stray that nobody can end (state D of proc(5)) holds up no chain but those.
 //!
 //! What is not found this way: a process that left the tree before the master was its reaper, and
-//! what an earlier master left (see `chain::take_up`).
+//! what an earlier master left (see `chain::orphans`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;

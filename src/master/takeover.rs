@@ -2,21 +2,15 @@
 //! second start of the same configuration ends the first and takes its place, or refuses. Nobody
 //! is signalled who is not proven to hold the lock at that moment.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::Master;
 use super::boot::StartContext;
 use super::ground::Ground;
-use super::groups::Groups;
+use super::holder::{Before, Holder};
 use super::systemd::Systemd;
-use crate::checker::Plan;
 use crate::config::model::Config;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signals::{self, SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals};
@@ -28,136 +22,10 @@ pub(super) const EXIT_RUNNING: i32 = 69;
 /// After the old master's largest kill_timeout.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// The largest text of a holder, in bytes: it names all chains.
-const MAX_HOLDER: u64 = 64 << 20;
-
 /// In the folder of locks.
 pub(super) const LOCK: &str = "master.lock";
 
 const LOOK: Duration = Duration::from_millis(50);
-
-/// What the lock file says of its holder: written by the holder, read by a successor. Only the
-/// master's account can write it; the lock, not this text, decides.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Holder {
-    /// The configuration file.
-    #[serde(default)]
-    pub(super) config: PathBuf,
-    /// The folder whose lock this is, without links: the file may be removed or moved away.
-    #[serde(default)]
-    pub(super) run_root: PathBuf,
-    /// The largest drain_timeout of its chains, in milliseconds.
-    #[serde(default)]
-    pub(super) drain_ms: u64,
-    /// The largest kill_timeout of its chains, in milliseconds.
-    #[serde(default)]
-    pub(super) kill_ms: u64,
-    /// Where its chains have their control groups.
-    #[serde(default)]
-    pub(super) cgroups: Option<PathBuf>,
-    /// Where chains of masters before it had theirs, as long as something lives there.
-    #[serde(default)]
-    pub(super) old_cgroups: Vec<PathBuf>,
-    /// Its chains and those of masters before it that did not end as they should, with their users:
-    /// what such a chain left may carry its marks.
-    #[serde(default)]
-    pub(super) users: BTreeMap<String, u32>,
-    /// The boot in which it runs: nothing of it outlives that.
-    #[serde(default)]
-    pub(super) boot: String,
-    /// It ended, and nothing that it started is left.
-    #[serde(default)]
-    pub(super) ended: bool,
-}
-
-/// What the last holder left.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Before {
-    /// Where processes of its chains may still be.
-    pub(super) cgroups: Vec<PathBuf>,
-    /// The users of those chains.
-    pub(super) users: BTreeMap<String, u32>,
-    /// It did not end as it should: processes of its chains may be anywhere.
-    pub(super) unclean: bool,
-}
-
-impl Holder {
-    pub(super) fn of(plan: &Plan, ground: &Ground, groups: &Groups) -> Holder {
-        let config = &plan.config;
-        let accounts = plan.accounts.iter().filter_map(|(name, found)| {
-            found.as_ref().ok().map(|account| (name.clone(), account.uid))
-        });
-        let mut users = groups.users.clone();
-        users.extend(accounts);
-        let largest = |pick: fn(&crate::config::model::Chain) -> Duration| {
-            let longest = config.chains.iter().map(pick).max().unwrap_or_default();
-            u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
-        };
-        Holder {
-            config: config.file.clone(),
-            run_root: ground.run_root_path.clone(),
-            drain_ms: largest(|chain| chain.drain_timeout),
-            kill_ms: largest(|chain| chain.kill_timeout),
-            cgroups: groups.own_path().map(Path::to_path_buf),
-            users,
-            old_cgroups: groups.old.iter().map(|old| old.path().to_path_buf()).collect(),
-            boot: clock::boot_id(),
-            ended: false,
-        }
-    }
-
-    /// Writes it through the descriptor that holds the lock: another one's end would drop it. What
-    /// cannot be written leaves nothing, which means an unclean end.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub(super) fn write(&self, mut lock: &File) -> std::io::Result<()> {
-        let text = serde_json::to_vec(self)?;
-        lock.rewind()?;
-        lock.set_len(0)?;
-        lock.write_all(&text)
-    }
-
-    fn read(mut lock: &File) -> Option<Holder> {
-        let mut text = Vec::new();
-        lock.rewind().and_then(|()| lock.take(MAX_HOLDER).read_to_end(&mut text)).ok()?;
-        Holder::decode(&text)
-    }
-
-    /// `None`: a damaged text says nothing of its holder; the lock does.
-    pub(super) fn decode(text: &[u8]) -> Option<Holder> {
-        serde_json::from_slice(text).ok()
-    }
-}
-
-impl Before {
-    /// From what the last holder wrote; `None`: nothing that can be read.
-    fn of(holder: Option<Holder>) -> Before {
-        let Some(holder) = holder else { return Before { unclean: true, ..Before::default() } };
-        let same_boot = holder.boot.is_empty() || holder.boot == clock::boot_id();
-        let mut cgroups: Vec<PathBuf> = holder
-            .cgroups
-            .into_iter()
-            .chain(holder.old_cgroups)
-            .filter(|path| path.is_dir())
-            .collect();
-        cgroups.sort_unstable();
-        cgroups.dedup();
-        let unclean = same_boot && !holder.ended;
-        let users = if unclean { holder.users } else { BTreeMap::new() };
-        Before { cgroups, users, unclean }
-    }
-
-    /// Of two masters.
-    fn and(mut self, other: Before) -> Before {
-        self.cgroups.extend(other.cgroups);
-        self.cgroups.sort_unstable();
-        self.cgroups.dedup();
-        self.users.extend(other.users);
-        self.unclean |= other.unclean;
-        self
-    }
-}
 
 /// Why there is no lock.
 pub(super) struct Refused {
@@ -205,7 +73,9 @@ pub(super) fn take_lock(
                 if upgrade {
                     signals::raise(SIGHUP);
                 }
-                return Ok((ground, place.lock, before.and(left)));
+                let before = before.and(left);
+                let until = if before.unclean { tick_over() } else { 0 };
+                return Ok((ground, place.lock, Before { until, ..before }));
             }
         }
         let lock = older.as_ref().filter(|_| mine).unwrap_or(&place.lock);
@@ -236,6 +106,16 @@ pub(super) fn take_lock(
             systemd.handle_timeout(super::now());
         }
     }
+}
+
+/// The clock tick in which nobody else had the lock any more, once it is over: what begins from now on is
+/// not of that one.
+fn tick_over() -> u64 {
+    let until = clock::ticks();
+    while clock::ticks() <= until {
+        let _ = poll::wait_readable(&[], Some(clock::TICK));
+    }
+    until
 }
 
 /// The lock's file, as it is in its place.
@@ -341,56 +221,5 @@ impl Ending {
         }
         poll::wait_readable(&[self.held.as_fd(), signals.as_fd()], Some(LOOK))?;
         Ok(context.heard(signals))
-    }
-}
-
-impl Master {
-    /// Says in the lock file who holds it, or that nothing is left of who held it.
-    pub(super) fn describe_myself(&self, ended: bool) {
-        let holder = Holder::of(&self.plan, &self.ground, &self.groups);
-        if let Err(cause) = (Holder { ended, ..holder }).write(&self.lock) {
-            self.log.warn(&format!("cannot describe myself in {LOCK}: {cause}"));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn holder(ended: bool, boot: &str) -> Holder {
-        Holder { ended, boot: boot.to_owned(), ..Holder::default() }
-    }
-
-    #[test]
-    fn only_a_holder_that_said_so_or_of_another_boot_left_nothing() {
-        let boot = clock::boot_id();
-        assert!(Before::of(Some(holder(false, &boot))).unclean);
-        assert!(!Before::of(Some(holder(true, &boot))).unclean);
-        assert!(!Before::of(Some(holder(false, "another"))).unclean);
-        assert!(Before::of(Some(holder(false, ""))).unclean);
-        assert!(Before::of(None).unclean);
-    }
-
-    #[test]
-    fn a_holder_of_many_chains_is_read_whole_and_a_clean_end_leaves_no_users() {
-        let users = (0..10_000).map(|n| (format!("{n:0200}"), n)).collect();
-        let many = Holder { users, drain_ms: 7, boot: clock::boot_id(), ..Holder::default() };
-        let file = tempfile::tempfile().expect("a file");
-        many.write(&file).expect("room");
-        assert_eq!(Holder::read(&file).as_ref(), Some(&many));
-        assert_eq!(Before::of(Some(many.clone())).users.len(), 10_000);
-        assert!(Before::of(Some(Holder { ended: true, ..many })).users.is_empty());
-    }
-
-    #[test]
-    fn groups_of_all_crashes_in_a_row_are_remembered_as_long_as_they_exist() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let old = Holder {
-            cgroups: Some(dir.path().to_path_buf()),
-            old_cgroups: vec!["/nowhere/at/all".into(), "/".into(), "/".into()],
-            ..Holder::default()
-        };
-        assert_eq!(Before::of(Some(old)).cgroups, [Path::new("/"), dir.path()]);
     }
 }

@@ -279,7 +279,7 @@ impl Master {
             groups.remove();
         }
         // Of a chain that was never ready nobody knows what an earlier master left.
-        if clean && !self.groups.unclean {
+        if clean && !self.groups.unclean && self.groups.nothing_is_left() {
             self.describe_myself(true);
         }
         self.log.info("stopped");

@@ -320,7 +320,7 @@ impl Master {
                 .filter(|(pid, child)| match child {
                     Child::Chain(_) | Child::Logger => false,
                     Child::Mailer => !self.mailers.is_handed(**pid),
-                    Child::Saver | Child::Check | Child::Other => true,
+                    Child::Saver | Child::Check | Child::Sweep(..) | Child::Other => true,
                 })
                 .map(|(pid, _)| *pid)
                 .collect(),
@@ -336,7 +336,8 @@ impl Master {
             had_terminal: self.context.had_terminal,
             cgroups: self.groups.own_path().map(std::path::Path::to_path_buf),
             old_cgroups: before.cgroups,
-            old_users: before.users,
+            old_chains: before.chains,
+            old_until: before.until,
             unclean: before.unclean,
             only: wish.chains.clone(),
             next: self.upgrade.next.upgrade().cloned(),

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use super::ground::Ground;
-use super::takeover::{Holder, LOCK};
+use super::takeover::LOCK;
 use super::{GROUND, Master, Phase, now, wall};
 use crate::sys::poll::Interest;
 use crate::sys::watch::Watcher;
@@ -132,7 +132,7 @@ impl Master {
             self.meet_rival(pid);
             return Err(format!("another master, process {pid}, has taken its place"));
         }
-        Holder::of(&self.plan, &ground, &self.groups).write(&lock).map_err(cannot)?;
+        self.as_holder(&ground).write(&lock).map_err(cannot)?;
         Ok((ground, Some(lock)))
     }
 

@@ -127,7 +127,8 @@ impl Cgroup {
         self.is_populated() && (spared.is_empty() || !self.processes_but(spared).is_empty())
     }
 
-    fn processes(&self) -> HashSet<Pid> {
+    /// Every process in it or below.
+    pub fn processes(&self) -> HashSet<Pid> {
         let mut found = HashSet::new();
         list(&self.0, &mut found);
         found

@@ -15,6 +15,15 @@ pub fn monotonic() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// A clock tick, the unit of times in `/proc` (times(2), USER_HZ): a hundredth of a second wherever this
+/// program runs.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Now as `/proc/PID/stat` says when a process started: whole ticks of CLOCK_BOOTTIME.
+pub fn ticks() -> u64 {
+    u64::try_from(boottime_ms()).unwrap_or(0) / 10
+}
+
 /// CLOCK_MONOTONIC in microseconds, as sd_notify(3)'s MONOTONIC_USEC wants it.
 pub fn monotonic_us() -> u64 {
     u64::try_from(monotonic().as_micros()).unwrap_or(0)
