@@ -106,7 +106,7 @@ class Hostile(Base):
         kept = int(wait_for("the daemon", lambda: self.path("pid").exists() and self.path("pid").read_text(), 20))
         wait_for("runs beside it", lambda: self.starts() >= 4, 20)
         self.assertTrue(alive(kept))
-        self.assertIn("they are kept", self.log())
+        self.assertIn("it is kept", self.log())
         before = self.chain("a")["generation"]
         master.send_signal(signal.SIGHUP)
         wait_for("a new generation", lambda: (self.chain("a") or {"generation": 0})["generation"] > before, 20)
