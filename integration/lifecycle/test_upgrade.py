@@ -79,6 +79,34 @@ class Upgrades(Base):
         fresh.chmod(mode)
         fresh.rename(binary)
 
+    def held_program(self, real):
+        """A program that is the real one, but for a check that ends only when the file `hold` is gone: by
+        then it has read everything. Counts its checks in `checked`."""
+        self.path("held.c").write_text("""
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    int i, status, check = 0;
+    for (i = 1; i < argc; i++) check |= !strcmp(argv[i], "--internal-check");
+    if (!check) { execv(REAL, argv); return 71; }
+    if (fork() == 0) { execv(REAL, argv); _exit(71); }
+    wait(&status);
+    FILE *checked = fopen(HERE "/checked", "a");
+    fputs("x", checked);
+    fclose(checked);
+    while (access(HERE "/hold", F_OK) == 0) usleep(10000);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 72;
+}""")
+        program = self.path("bin/held")
+        subprocess.run(["cc", f'-DREAL="{real}"', f'-DHERE="{self.dir}"', "-o", program,
+                        self.path("held.c")], check=True)
+        return program
+
+    def checked(self):
+        return len(self.path("checked").read_text()) if self.path("checked").exists() else 0
+
 
 class Files(Upgrades):
     def test_whatever_is_wrong_with_the_file_changes_nothing(self):
@@ -236,34 +264,6 @@ class Programs(Upgrades):
         self.assertEqual(self.stop(master), 0)
         self.never_two("a", "b")
 
-
-    def held_program(self, real):
-        """A program that is the real one, but for a check that ends only when the file `hold` is gone: by
-        then it has read everything. Counts its checks in `checked`."""
-        self.path("held.c").write_text("""
-#include <stdio.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-int main(int argc, char **argv) {
-    int i, status, check = 0;
-    for (i = 1; i < argc; i++) check |= !strcmp(argv[i], "--internal-check");
-    if (!check) { execv(REAL, argv); return 71; }
-    if (fork() == 0) { execv(REAL, argv); _exit(71); }
-    wait(&status);
-    FILE *checked = fopen(HERE "/checked", "a");
-    fputs("x", checked);
-    fclose(checked);
-    while (access(HERE "/hold", F_OK) == 0) usleep(10000);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 72;
-}""")
-        program = self.path("bin/held")
-        subprocess.run(["cc", f'-DREAL="{real}"', f'-DHERE="{self.dir}"', "-o", program,
-                        self.path("held.c")], check=True)
-        return program
-
-    def checked(self):
-        return len(self.path("checked").read_text()) if self.path("checked").exists() else 0
 
     def test_a_waiting_reload_hears_of_its_own_upgrade_and_not_of_the_one_before_it(self):
         binary, good = self.own_binary()
