@@ -81,7 +81,7 @@ class Mail(Ends):
             self.assertTrue(mailers)
             self.ends(master, *signals, within=within)
             self.assertFalse([pid for pid in mailers if alive(pid)])
-            self.assertIn("wait for delivery by the next start", self.log())
+            self.assertRegex(self.log(), "mails? waits? for delivery by the next start")
         # Three generations, three first failures of one outage: all of them are still to come.
         sink.modes = {}
         master = self.start(config)
