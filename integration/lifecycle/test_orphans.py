@@ -85,8 +85,8 @@ class Orphans(Base):
         self.run_of(0, but=(str(run),))
         self.ends_all(master)
 
-    def test_orphans_of_the_user_that_a_chain_had_before(self):
-        old, new = self.user("old"), self.user("new")
+    def orphan_of(self, old):
+        """A run that goes on after its chain and its master were killed."""
         # It is deaf to the signal that it gets at its chain's death.
         deaf = self.long(f'"{old.pw_name}"').replace(
             f'run: ["{self.dir}/task", "a", "600"]', f"sh: \"trap '' TERM; exec {self.dir}/task a 600\"")
@@ -97,6 +97,29 @@ class Orphans(Base):
         master.kill()
         master.wait()
         self.assertTrue(alive(run))
+        return run
+
+    def test_a_former_user_that_stops_whoever_ends_its_orphans_holds_up_one_attempt(self):
+        old, new = self.user("old"), self.user("new")
+        run = self.orphan_of(old)
+        # Signals whatever it may signal, but itself: kill(2).
+        stopper = subprocess.Popen(
+            [sys.executable, "-c", "import os, time\nwhile True:\n try: os.kill(-1, 19)\n"
+             " except ProcessLookupError: pass\n time.sleep(0.005)"], user=old.pw_uid, group=old.pw_gid)
+        self.addCleanup(stopper.wait)
+        self.addCleanup(stopper.kill)
+        master = self.start_without_groups(self.write_config(self.long(f'"{new.pw_name}"')))
+        wait_for("it is told", lambda: "processes of an earlier run do not end" in self.log(), 60)
+        self.assertTrue(alive(run))
+        stopper.kill()
+        stopper.wait()
+        self.run_of(new.pw_uid)
+        self.assertFalse(alive(run))
+        self.ends_all(master)
+
+    def test_orphans_of_the_user_that_a_chain_had_before(self):
+        old, new = self.user("old"), self.user("new")
+        run = self.orphan_of(old)
         # Another user's process with the same marks, as one would forge them.
         environ = pathlib.Path(f"/proc/{run}/environ").read_text().split("\0")
         marks = dict(line.split("=", 1) for line in environ if line.startswith("RUNNER_"))

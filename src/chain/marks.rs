@@ -12,7 +12,7 @@ use crate::sys::signals::{SIGCONT, SIGKILL, SIGTERM};
 use crate::sys::{clock, poll, privileges, proc};
 
 /// How long marked processes that were killed have before they are given up.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A look at something that is waited for.
 const LOOK: Duration = Duration::from_millis(20);

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use super::kept;
-use super::marks::Marks;
+use super::marks::{Marks, PATIENCE};
 use super::take_up::Taking;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fork::{Pid, fork_child, keep_only, leave, new_session};
@@ -184,10 +184,16 @@ impl<'a> Taking<'a, '_> {
             leave(0)
         })
         .map_err(|cause| format!("cannot end processes of an earlier run: {cause}"))?;
+        // That user can stop the child that works with its rights.
+        let deadline = self.patience().saturating_add(ORPHAN_PATIENCE).saturating_add(PATIENCE);
         while !matches!(
             wait::reap(false),
             Ok(Reaped::One(Change::Exited(pid, _) | Change::Killed(pid, _))) if pid == child
         ) {
+            if clock::monotonic() >= deadline {
+                wait::end_child(child);
+                break;
+            }
             self.pause();
         }
         if marks.left(kept).is_empty() {
