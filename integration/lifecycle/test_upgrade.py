@@ -252,6 +252,34 @@ class Programs(Upgrades):
         self.addCleanup(away)
         return server
 
+    def held(self):
+        """A master whose next check takes until `hold` is gone, in that check."""
+        binary, real = self.own_binary()
+        config = self.write_config(self.one())
+        master = self.start(config)
+        self.put(binary, self.held_program(real))
+        self.path("hold").touch()
+        self.goes_on()
+        master.send_signal(signal.SIGHUP)
+        wait_for("the check has read everything", self.checked, 30)
+        return master, config
+
+    def test_a_takeover_in_a_check(self):
+        first, config = self.held()
+        second = self.start(config)
+        self.assertEqual(first.wait(20), 0)
+        self.path("hold").unlink()
+        self.goes_on(runs=2)
+        self.assertEqual(len(self.holders()), 1)
+        self.assertEqual(self.stop(second), 0)
+        self.never_two()
+
+    def test_a_stop_in_a_check(self):
+        master, _ = self.held()
+        self.assertEqual(self.stop(master), 0)
+        self.path("hold").unlink()
+        self.never_two()
+
     def test_hup_after_hup_while_a_long_run_drains(self):
         master = self.start(self.write_config(self.one(seconds=3) + self.one("b", 0.1)))
         wait_for("it runs", self.starts)
