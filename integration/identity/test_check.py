@@ -7,7 +7,8 @@ import subprocess
 import sys
 import unittest
 
-from lib.harness import MASTER, Case, add_user, remove_user, wait_for
+from lib.harness import MASTER, wait_for
+from pair import Pair
 
 MALLORY, VICTIM = "runner-idc-mallory", "runner-idc-victim"
 
@@ -49,15 +50,8 @@ while True:
 """
 
 
-class Check(Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.mallory, cls.victim = add_user(MALLORY), add_user(VICTIM)
-
-    @classmethod
-    def tearDownClass(cls):
-        remove_user(MALLORY)
-        remove_user(VICTIM)
+class Check(Pair):
+    names = MALLORY, VICTIM
 
     def setUp(self):
         super().setUp()

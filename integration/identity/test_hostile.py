@@ -17,7 +17,8 @@ import sys
 import time
 import unittest
 
-from lib.harness import MASTER, Case, add_user, alive, children_of, remove_user, status_field, wait_for
+from lib.harness import MASTER, alive, children_of, status_field, wait_for
+from pair import Pair
 
 HERE = pathlib.Path(__file__).resolve().parent
 MALLORY, VICTIM = "runner-idh-mallory", "runner-idh-victim"
@@ -44,17 +45,10 @@ def rss(pid):
 
 
 @unittest.skipUnless(platform.machine() == "x86_64", "attack.py has the system call numbers of x86-64")
-class Hostile(Case):
+class Hostile(Pair):
     maxDiff = None
 
-    @classmethod
-    def setUpClass(cls):
-        cls.mallory, cls.victim = add_user(MALLORY), add_user(VICTIM)
-
-    @classmethod
-    def tearDownClass(cls):
-        remove_user(MALLORY)
-        remove_user(VICTIM)
+    names = MALLORY, VICTIM
 
     def setUp(self):
         super().setUp()

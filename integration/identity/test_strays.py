@@ -7,7 +7,8 @@ import pathlib
 import signal
 import subprocess
 
-from lib.harness import Case, add_user, remove_user, status_field, wait_for
+from lib.harness import status_field, wait_for
+from pair import Pair
 
 MALLORY, VICTIM = "runner-ids-mallory", "runner-ids-victim"
 
@@ -36,15 +37,8 @@ int main(int argc, char **argv) {
 UNGROUPED = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', "sh"]
 
 
-class Strays(Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.mallory, cls.victim = add_user(MALLORY), add_user(VICTIM)
-
-    @classmethod
-    def tearDownClass(cls):
-        remove_user(MALLORY)
-        remove_user(VICTIM)
+class Strays(Pair):
+    names = MALLORY, VICTIM
 
     def setUp(self):
         super().setUp()

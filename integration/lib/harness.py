@@ -95,6 +95,14 @@ def remove_user(name):
     subprocess.run(["groupdel", name], capture_output=True)
 
 
+def ledger_tool(folder):
+    """The task that tells of itself (lifecycle/ledger.c), compiled into a folder; its path."""
+    source = pathlib.Path(__file__).resolve().parents[1] / "lifecycle/ledger.c"
+    program = str(folder / "ledger-tool")
+    subprocess.run(["cc", "-O2", "-Wall", "-o", program, source], check=True)
+    return program
+
+
 class Case(unittest.TestCase):
     """A test with a root-owned folder (mode 0755) that is gone afterwards, with every process."""
 

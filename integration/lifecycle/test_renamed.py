@@ -6,7 +6,6 @@ ledger tells (ledger.c). Bound: 2 minutes.
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import unittest
 
@@ -19,11 +18,19 @@ from test_races import Races as Base
 class Renamed(Base):
     def setUp(self):
         super().setUp()
-        self.tool = str(self.path("ledger-tool"))
-        subprocess.run(["cc", "-O2", "-Wall", "-o", self.tool,
-                        pathlib.Path(__file__).resolve().parent / "ledger.c"], check=True)
+        self.tool = harness.ledger_tool(self.dir)
         self.path("ledgers").mkdir()
         self.path("ledgers").chmod(0o777)
+
+    def users(self, *names):
+        """Users that may all write the ledger of `k`."""
+        for name in ("ledger.k", "flock.k"):
+            self.path(f"ledgers/{name}").touch()
+            self.path(f"ledgers/{name}").chmod(0o666)
+        made = [harness.add_user(f"rit-{name}-{os.getpid()}") for name in names]
+        for user in made:
+            self.addCleanup(harness.remove_user, user.pw_name)
+        return made
 
     def doing(self, name, *keys, user="Current", millis=600000, more="", kill_timeout="2s"):
         """A chain with a task for each key; each deaf to SIGTERM, but the first one's runs alone are long."""
@@ -124,24 +131,14 @@ class Renamed(Base):
         self.begins_under_another_name(self.start_without_groups, before, after)
 
     def test_another_name_and_another_user(self):
-        old, new = (harness.add_user(f"rit-{what}-{os.getpid()}") for what in ("oldn", "newn"))
-        for user in (old, new):
-            self.addCleanup(harness.remove_user, user.pw_name)
-        for name in ("ledger.k", "flock.k"):
-            self.path(f"ledgers/{name}").touch()
-            self.path(f"ledgers/{name}").chmod(0o666)
+        old, new = self.users("oldn", "newn")
         before = self.doing("old", "k", user=f'"{old.pw_name}"')
         after = self.doing("new", "k", user=f'"{new.pw_name}"')
         self.begins_under_another_name(self.start_without_groups, before, after)
 
     def test_another_user_while_the_run_of_the_old_one_drains(self):
         """The name stays: what goes on as the user of before is still looked for when all is killed."""
-        old, new = (harness.add_user(f"rit-{what}-{os.getpid()}") for what in ("oldu", "newu"))
-        for user in (old, new):
-            self.addCleanup(harness.remove_user, user.pw_name)
-        for name in ("ledger.k", "flock.k"):
-            self.path(f"ledgers/{name}").touch()
-            self.path(f"ledgers/{name}").chmod(0o666)
+        old, new = self.users("oldu", "newu")
         before = self.doing("c", "k", user=f'"{old.pw_name}"')
         after = self.doing("c", "k", user=f'"{new.pw_name}"')
         self.begins_under_another_name(self.start_without_groups, before, after, after)

@@ -6,7 +6,6 @@ in the history. Bound: 2 minutes.
 import json
 import pathlib
 import signal
-import subprocess
 import sys
 import time
 import unittest
@@ -24,9 +23,7 @@ ROUNDS = 10 if harness.FULL else 2
 class Sequences(Case):
     def setUp(self):
         super().setUp()
-        self.tool = str(self.path("ledger-tool"))
-        subprocess.run(["cc", "-O2", "-Wall", "-o", self.tool,
-                        pathlib.Path(__file__).resolve().parent / "ledger.c"], check=True)
+        self.tool = harness.ledger_tool(self.dir)
         self.path("ledgers").mkdir()
 
     def file(self, **named):

@@ -79,9 +79,7 @@ class Soak(Case):
         self.chance, self.seed, self.steps = random.Random(seed), seed, []
         self.sink, self.killed, self.decided, self.at_work = Sink(), set(), set(), set()
         self.addCleanup(self.sink.down)
-        self.tool = str(self.path("ledger-tool"))
-        subprocess.run(["cc", "-O2", "-Wall", "-o", self.tool,
-                        pathlib.Path(__file__).resolve().parent / "ledger.c"], check=True)
+        self.tool = harness.ledger_tool(self.dir)
         self.binary = self.path("bin/runner-master")
         self.binary.parent.mkdir()
         shutil.copy2(harness.MASTER, self.binary)

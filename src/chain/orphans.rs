@@ -19,6 +19,9 @@ use crate::sys::{clock, fs, locks, proc};
 /// How long an orphan may take beyond its chain's kill_timeout.
 pub(super) const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why a chain cannot start whose orphans are still there then.
+const STUCK: &str = "cannot start: processes of an earlier run do not end";
+
 impl<'a> Taking<'a, '_> {
     /// The holder of a chain's lock is let hear of its master's death, and killed at the deadline.
     pub(super) fn press(
@@ -69,10 +72,7 @@ impl<'a> Taking<'a, '_> {
     /// Until no process of an earlier master holds another chain's lock.
     fn wait_for_holder(&mut self, name: &str) -> Result<(), String> {
         let cannot = |cause: std::io::Error| format!("cannot look at lock {name}: {cause}");
-        let file = match fs::open_or_create(self.setup.locks, name, 0o600) {
-            Ok(file) => file,
-            Err(cause) => return Err(cannot(cause)),
-        };
+        let file = fs::open_or_create(self.setup.locks, name, 0o600).map_err(cannot)?;
         let (deadline, mut told) = (self.patience(), false);
         while let Some(holder) = locks::holder(&file).map_err(cannot)?
             && self.is_of_old(holder)
@@ -120,7 +120,7 @@ impl<'a> Taking<'a, '_> {
                     group.kill_but(&spared);
                 }
                 if now.saturating_sub(deadline) > ORPHAN_PATIENCE {
-                    return Err("cannot start: processes of an earlier run do not end".to_owned());
+                    return Err(STUCK.to_owned());
                 }
                 self.pause();
             }
@@ -142,7 +142,7 @@ impl<'a> Taking<'a, '_> {
             }
             let now = clock::monotonic();
             if now >= deadline.saturating_add(ORPHAN_PATIENCE) {
-                return Err("cannot start: processes of an earlier run do not end".to_owned());
+                return Err(STUCK.to_owned());
             }
             if now >= kill_at {
                 signal = SIGKILL;
@@ -199,7 +199,7 @@ impl<'a> Taking<'a, '_> {
         if marks.left(kept).is_empty() {
             return Ok(());
         }
-        Err("cannot start: processes of an earlier run do not end".to_owned())
+        Err(STUCK.to_owned())
     }
 
     pub(super) fn marks(&self, chain: &'a str, uid: u32) -> Marks<'a> {

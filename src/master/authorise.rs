@@ -39,7 +39,7 @@ pub fn authorise(
     request: &Request,
     access: &Access<'_>,
 ) -> Result<Vec<String>, Answer> {
-    let all = may_do_all(peer, access);
+    let all = may_do_all(peer, access.own_uid, access.control_gid);
     let visible = || {
         let own = access.chains.iter().filter(|(_, uid)| all || *uid == Some(peer.uid));
         own.map(|(name, _)| *name).collect::<Vec<&str>>()
@@ -86,9 +86,10 @@ pub fn authorise(
     }
 }
 
-fn may_do_all(peer: &Peer, access: &Access<'_>) -> bool {
+/// Whether a peer is an operator: root, the master's own account, or a member of `control_group`.
+pub(super) fn may_do_all(peer: &Peer, own_uid: u32, control_gid: Option<u32>) -> bool {
     let in_group = |gid: u32| peer.gid == gid || peer.groups.contains(&gid);
-    peer.uid == 0 || peer.uid == access.own_uid || access.control_gid.is_some_and(in_group)
+    peer.uid == 0 || peer.uid == own_uid || control_gid.is_some_and(in_group)
 }
 
 fn for_chain_users(request: &Request) -> bool {

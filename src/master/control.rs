@@ -6,7 +6,8 @@
 //! end. A client has [`PATIENCE`] to send its request and as long to read the answer; one that
 //! does neither costs a descriptor for that time and delays nobody. Connections are bounded, and
 //! each account but root's, the master's own and those of `control_group` has a bound of its own, so a
-//! stranger cannot lock the operator out. When descriptors run out, the listener rests a second instead of spinning.
+//! stranger cannot lock the operator out. When descriptors run out, the listener rests a second instead
+//! of spinning.
 //!
 //! The socket is no lock and no proof of life. It is bound beside its place and renamed into it,
 //! so a predecessor's is replaced in one step; it is 0660 and of `control_group`, or 0666 where
@@ -21,6 +22,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::authorise::may_do_all;
 use super::connection::{Connection, Progress, State};
 use crate::sys::peer::{Peer, peer};
 use crate::sys::poll::{Epoll, Interest};
@@ -317,9 +319,7 @@ impl ControlServer {
             return;
         }
         // One account may have thousands of others (subuid(5)), so these have room of their own.
-        let is_operator = |gid: u32| peer.gid == gid || peer.groups.contains(&gid);
-        let trusted =
-            peer.uid == 0 || peer.uid == self.own_uid || self.control_gid.is_some_and(is_operator);
+        let trusted = may_do_all(&peer, self.own_uid, self.control_gid);
         let of_uid = self.connections.values().filter(|other| other.peer.uid == peer.uid).count();
         let room = if trusted { MAX_CONNECTIONS } else { MAX_CONNECTIONS - RESERVED };
         if self.connections.len() >= room || (!trusted && of_uid >= MAX_PER_UID) {
